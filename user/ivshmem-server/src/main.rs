@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Serves shared memory and interrupts to virtual machines with QEMU's `ivshmem-doorbell`.
+
+use std::{
+    io::{Write, stdout},
+    os::{
+        fd::{FromRawFd, OwnedFd, RawFd},
+        unix::net::UnixStream,
+    },
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{ArgGroup, Parser};
+use ivshmem_server::{Error, Listener, Region, Result, Server, raise_file_limit};
+use rustix::{
+    io::{FdFlags, fcntl_setfd},
+    stdio::stderr,
+    termios::isatty,
+};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+};
+
+/// Serve shared memory and interrupts to virtual machines with QEMU's ivshmem-doorbell
+///
+/// Give each machine as many vectors as the server:
+/// -chardev socket,path=PATH,id=ivshmem -device ivshmem-doorbell,chardev=ivshmem,vectors=N
+#[derive(Parser)]
+#[command(version, group(ArgGroup::new("clients").required(true).multiple(true)))]
+struct Args {
+    /// Listen on a socket at PATH
+    #[arg(short, long, value_name = "PATH", group = "clients")]
+    socket: Option<PathBuf>,
+
+    /// Listen on an inherited socket
+    #[arg(long, value_name = "FD", conflicts_with = "socket", value_parser = clap::value_parser!(RawFd).range(0..), group = "clients")]
+    listen_fd: Option<RawFd>,
+
+    /// Serve the client at the other end of an inherited socket (repeat for more)
+    #[arg(long, value_name = "FD", value_parser = clap::value_parser!(RawFd).range(0..), group = "clients")]
+    client_fd: Vec<RawFd>,
+
+    /// Bytes of shared memory, a power of two (K, M and G are understood)
+    #[arg(long, default_value = "16M", value_parser = ivshmem::parse_size)]
+    size: u64,
+
+    /// Interrupt vectors of each client, 1 to 2048
+    #[arg(short = 'n', long, default_value_t = 1)]
+    vectors: u16,
+
+    /// Share this file (in /dev/shm or a hugetlbfs, say) instead of anonymous memory
+    #[arg(long, value_name = "FILE")]
+    shm_path: Option<PathBuf>,
+
+    /// Also log when a client does not keep up
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+/// Takes over a descriptor that the command line names.
+fn inherit(fd: RawFd) -> Result<OwnedFd> {
+    // SAFETY: Nothing in this process owns a descriptor that whoever started it says is for us.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    fcntl_setfd(&fd, FdFlags::CLOEXEC)
+        .map_err(|error| Error::Io("cannot use an inherited socket".into(), error.into()))?;
+    Ok(fd)
+}
+
+fn run(args: Args) -> Result<()> {
+    raise_file_limit();
+    let region = match &args.shm_path {
+        None => Region::anonymous(args.size)?,
+        Some(path) => Region::file(path, args.size)?,
+    };
+    let (listener, place) = match (&args.socket, args.listen_fd) {
+        (Some(path), _) => (
+            Some(Listener::bind(path)?),
+            format!("listening on {}", path.display()),
+        ),
+        (None, Some(fd)) => (
+            Some(Listener::inherited(inherit(fd)?)?),
+            format!("listening on descriptor {fd}"),
+        ),
+        (None, None) => (None, "serving".into()),
+    };
+    let mut server = Server::new(region, args.vectors, listener)?;
+    for fd in &args.client_fd {
+        server.add(UnixStream::from(inherit(*fd)?))?;
+    }
+    let mut signals = Signals::new([SIGINT, SIGTERM])
+        .map_err(|error| Error::Io("cannot catch signals".into(), error))?;
+    let stopper = server.stopper();
+    std::thread::spawn(move || signals.forever().for_each(|_| stopper.stop()));
+    // Nobody may care.
+    let _ = writeln!(
+        stdout(),
+        "{place} ({} bytes, {} vectors)",
+        args.size,
+        args.vectors
+    );
+    server.run()
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let level = if args.verbose {
+        tracing::Level::DEBUG
+    } else {
+        tracing::Level::INFO
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(isatty(stderr()))
+        .with_target(false)
+        .init();
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ivshmem-server: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
