@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Devices are taken from a running guest, by ACPI or by their root port, and given back.
+//!
+//! QEMU aborts when a doorbell device is unplugged one of whose peers has left before. So this guest
+//! is alone with its server, and gets another server with another device. It also aborts when a
+//! memory backend is used a second time by a plain device; so that gets another as well.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+
+use guest::abi::*;
+use guest::dev::{Device, LONG, Map, PAGE};
+use guest::model::{Model, names, new_device, open};
+use guest::pci::{self, Pci};
+use guest::task::{Child, DIES, Worker, fork, spawn, touch, until};
+use guest::{cases, host, scaled, scenario};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::io::Errno;
+
+/// One of the devices that QEMU made.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Doorbell,
+    Plain,
+}
+
+impl Kind {
+    fn id(self) -> &'static str {
+        match self {
+            Kind::Doorbell => "ivshmem0",
+            Kind::Plain => "ivshmem1",
+        }
+    }
+
+    /// The device of this kind that there is.
+    fn pci(self) -> Pci {
+        let interrupt = match self {
+            Kind::Doorbell => "msix",
+            Kind::Plain => "none",
+        };
+        let is = |pci: &Pci| {
+            let node = pci.node().expect("it is bound");
+            guest::dev::attribute_of(&node, "interrupt").as_deref() == Some(interrupt)
+        };
+        pci::devices()
+            .into_iter()
+            .find(is)
+            .expect("a device of this kind")
+    }
+
+    /// Something to wait for.
+    fn vector(self) -> u32 {
+        match self {
+            Kind::Doorbell => 1,
+            Kind::Plain => IVSHMEM_VECTOR_STATE,
+        }
+    }
+
+    #[track_caller]
+    fn unplug(self) {
+        match self {
+            Kind::Doorbell => {
+                host::device_del(self.id());
+                // QEMU keeps the connection of a device that is gone.
+                host::qmp(r#"{"execute":"chardev-remove","arguments":{"id":"server"}}"#);
+            }
+            Kind::Plain => host::unplug_plain(self.id()),
+        }
+    }
+
+    #[track_caller]
+    fn plug(self) -> Pci {
+        let before = names();
+        match self {
+            Kind::Doorbell => {
+                host::must("server stop");
+                host::must("server start");
+                host::plug_doorbell("rp0");
+            }
+            Kind::Plain => {
+                host::plug_plain(self.id(), "rp1");
+            }
+        }
+        let pci = new_device(&before);
+        until("the driver binds", || pci.node().is_some());
+        pci
+    }
+
+    /// That it works.
+    #[track_caller]
+    fn works(self, pci: &Pci) {
+        let device = open(pci);
+        assert_eq!(device.info().size, guest::size());
+        let map = device.map(0, PAGE);
+        map.words()[0].store(42, SeqCst);
+        assert_eq!(map.words()[0].load(SeqCst), 42);
+        if self == Kind::Doorbell {
+            for vector in 0..guest::vectors() {
+                device.settle(vector);
+            }
+        }
+    }
+}
+
+/// Everybody who may use a device when it goes.
+struct Users {
+    device: Arc<Device>,
+    map: Map,
+    sleepers: Vec<Worker<Result<(), Errno>>>,
+    poller: Worker<PollFlags>,
+    eventfd: rustix::fd::OwnedFd,
+    processes: Vec<Child>,
+}
+
+impl Users {
+    fn new(kind: Kind, pci: &Pci) -> Users {
+        let device = Arc::new(open(pci));
+        let vector = kind.vector();
+        let seen = match kind {
+            Kind::Doorbell => device.settle(vector),
+            Kind::Plain => device.count(vector),
+        };
+        device.subscribe(&[vector]).expect("SUBSCRIBE");
+        let eventfd = eventfd(0, EventfdFlags::NONBLOCK).expect("eventfd");
+        device.attach(vector, &eventfd).expect("EVENTFD");
+        let sleeper = |work: fn(&Device, u32, u64) -> Result<(), Errno>| {
+            let device = device.clone();
+            spawn(move || work(&device, vector, seen))
+        };
+        let forever = IVSHMEM_WAIT_INFINITE as i64;
+        assert_eq!(forever, -1);
+        let mut sleepers = vec![
+            sleeper(|device, vector, seen| device.wait(vector, seen, -1).map(drop)),
+            sleeper(|device, vector, seen| device.wait(vector, seen, LONG).map(drop)),
+            sleeper(|device, _, _| {
+                let seen = device.count(IVSHMEM_VECTOR_ANY);
+                device.wait(IVSHMEM_VECTOR_ANY, seen, -1).map(drop)
+            }),
+            sleeper(|device, vector, count| {
+                let reserved = 0;
+                let mut events = [ivshmem_event {
+                    vector,
+                    reserved,
+                    count,
+                }];
+                device.waits(&mut events, -1).map(drop)
+            }),
+            sleeper(|device, _, _| device.read(1).map(drop)),
+        ];
+        let poller = {
+            let device = device.clone();
+            spawn(move || {
+                let mut polled = [PollFd::new(&*device, PollFlags::IN)];
+                poll(&mut polled, None).expect("poll");
+                polled[0].revents()
+            })
+        };
+        sleepers.iter().for_each(Worker::asleep);
+        poller.asleep();
+        // Calls in flight, one after the other.
+        let device_in_use = device.clone();
+        sleepers.push(spawn(move || {
+            let ring = ivshmem_doorbell {
+                peer: 100,
+                vector: 0,
+            };
+            loop {
+                match kind {
+                    Kind::Doorbell => device_in_use.ring_many(&[ring; 64]).map(drop)?,
+                    Kind::Plain => device_in_use.try_info().map(drop)?,
+                }
+            }
+        }));
+        let processes = (0..3)
+            .map(|at| {
+                fork(|| {
+                    let map = open(pci).map(at * PAGE as u64, 4 * PAGE);
+                    loop {
+                        map.words()[0].fetch_add(1, SeqCst);
+                    }
+                })
+            })
+            .collect();
+        for at in 0..3 {
+            let map = device.map(at * PAGE as u64, PAGE);
+            let before = map.words()[0].load(SeqCst);
+            until("a process uses the memory", || {
+                map.words()[0].load(SeqCst) != before
+            });
+        }
+        let map = device.map(0, PAGE);
+        map.words()[0].store(1, SeqCst);
+        Users {
+            device,
+            map,
+            sleepers,
+            poller,
+            eventfd,
+            processes,
+        }
+    }
+
+    /// After the end of the device.
+    #[track_caller]
+    fn have_noticed(self) {
+        for sleeper in self.sleepers {
+            assert_eq!(sleeper.join(), Err(Errno::NODEV));
+        }
+        assert!(self.poller.join().contains(PollFlags::ERR | PollFlags::HUP));
+        for process in self.processes {
+            assert_eq!(process.wait(), DIES);
+        }
+        assert_eq!(touch(self.map.address()), DIES);
+        let mut signals = [0; 8];
+        rustix::io::read(&self.eventfd, &mut signals).expect("a last signal");
+        assert_eq!(self.device.try_info().err(), Some(Errno::NODEV));
+        assert_eq!(self.device.ring(0, 0), Err(Errno::NODEV));
+    }
+}
+
+fn unplug_in_use(kind: Kind) {
+    let pci = kind.pci();
+    let name = pci.node();
+    let users = Users::new(kind, &pci);
+    let device = users.device.clone();
+    kind.unplug();
+    assert!(!pci.path("").exists());
+    users.have_noticed();
+    // The name stays taken for as long as somebody has the old device open.
+    let new = kind.plug();
+    assert_ne!(new.node(), name);
+    kind.works(&new);
+    assert_eq!(device.try_info().err(), Some(Errno::NODEV));
+    drop(device);
+    kind.unplug();
+    let again = kind.plug();
+    assert_eq!(again.node(), name);
+    kind.works(&again);
+}
+
+fn a_doorbell_in_use_is_unplugged() {
+    unplug_in_use(Kind::Doorbell);
+}
+
+fn a_plain_device_in_use_is_unplugged() {
+    unplug_in_use(Kind::Plain);
+}
+
+/// As if the guest had pulled it out itself.
+fn removed_in_use(kind: Kind) {
+    let pci = kind.pci();
+    let users = Users::new(kind, &pci);
+    std::fs::write(pci.path("remove"), "1").expect("remove");
+    users.have_noticed();
+    std::fs::write("/sys/bus/pci/rescan", "1").expect("rescan");
+    until("it is bound again", || pci.node().is_some());
+    kind.works(&pci);
+}
+
+fn a_doorbell_is_removed_and_found_again() {
+    removed_in_use(Kind::Doorbell);
+}
+
+fn a_plain_device_is_removed_and_found_again() {
+    removed_in_use(Kind::Plain);
+}
+
+/// Pulled out without a word: the registers read all ones before the guest is told.
+fn a_device_that_died_is_unplugged() {
+    let model = Model::start("dies", "");
+    let pci = model.plug("rp2");
+    let device = open(&pci);
+    let seen = device.settle(0);
+    let sleeper = {
+        let device = open(&pci);
+        spawn(move || device.wait(0, seen, LONG))
+    };
+    sleeper.asleep();
+    model.tell("die");
+    assert_eq!(device.ring(0, 0), Ok(()));
+    model.unplug();
+    assert_eq!(sleeper.join(), Err(Errno::NODEV));
+    assert_eq!(device.try_info().err(), Some(Errno::NODEV));
+}
+
+/// A thousand times in all; a hundred on the debug kernel.
+fn it_comes_and_goes() {
+    for kind in [Kind::Doorbell, Kind::Plain] {
+        let name = kind.pci().node();
+        for _ in 0..scaled(500) {
+            kind.unplug();
+            let pci = kind.plug();
+            assert_eq!(pci.node(), name);
+            let device = open(&pci);
+            let map = device.map(0, PAGE);
+            map.words()[0].store(1, SeqCst);
+            if kind == Kind::Doorbell {
+                device.settle(0);
+            }
+        }
+        kind.works(&kind.pci());
+    }
+}
+
+fn main() {
+    match scenario().as_str() {
+        "pcie" => guest::run(cases![
+            a_doorbell_in_use_is_unplugged,
+            a_plain_device_in_use_is_unplugged,
+        ]),
+        "often" => guest::run(cases![it_comes_and_goes]),
+        _ => guest::run(cases![
+            a_doorbell_in_use_is_unplugged,
+            a_plain_device_in_use_is_unplugged,
+            a_doorbell_is_removed_and_found_again,
+            a_plain_device_is_removed_and_found_again,
+            a_device_that_died_is_unplugged,
+        ]),
+    }
+}
