@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a kernel log must not contain. Guests run with `loglevel=5`: what reaches the console is a
+//! warning or worse.
+
+/// The first words of the reports of a kernel in trouble.
+const REPORTS: &[&str] = &[
+    "WARNING:",
+    "BUG:",
+    "kernel BUG at",
+    "Oops:",
+    "Oops ",
+    "general protection fault",
+    "Kernel panic",
+    "rust_kernel: panicked",
+    "UBSAN:",
+    "KASAN:",
+    "INFO: task ",
+    "INFO: lockdep",
+    "INFO: possible",
+    "INFO: suspicious",
+    "suspicious RCU usage",
+    "possible circular locking",
+    "possible recursive locking",
+    "inconsistent lock state",
+    "invalid wait context",
+    "stalls on CPUs",
+    "self-detected stall",
+    "soft lockup",
+    "hard LOCKUP",
+    "workqueue lockup",
+    "page allocation failure",
+    "Bad page state",
+    "Bad rss-counter",
+    "list_add corruption",
+    "list_del corruption",
+    "refcount_t:",
+    "nobody cared",
+    "kmemleak:",
+    "DEBUG_LOCKS_WARN_ON",
+];
+
+/// Not trouble, although it looks like it.
+const HARMLESS: &[&str] = &[
+    "kmemleak: Kernel memory leak detector",
+    "loading out-of-tree module taints kernel",
+];
+
+/// Reports that are the kernel's own affair, with no driver in them: the first line and one of those
+/// that follow it. (Lockdep is off after its report; that the driver takes its locks in order when
+/// it is unplugged is shown without this hotplug controller.)
+const KNOWN: &[(&str, &str)] = &[("possible circular locking", "(&ctrl->reset_lock)")];
+
+/// In how many lines a report says what it is about.
+const HEAD: usize = 5;
+
+/// Taints that any module built out of the tree causes: out-of-tree and unsigned.
+const EXPECTED_TAINT: u64 = (1 << 12) | (1 << 13);
+
+/// Whether a line of the console is a report, or one of the driver's.
+fn trouble(line: &str, expected: &[&str]) -> bool {
+    let has = |parts: &[&str]| parts.iter().any(|part| line.contains(part));
+    (has(REPORTS) || line.contains("ivshmem")) && !has(expected) && !has(HARMLESS)
+}
+
+/// Where in the lines of the console that begins which fails a run. `expected` are parts of lines
+/// that the scenario provokes.
+pub fn first_trouble(lines: &[String], expected: &[&str]) -> Option<usize> {
+    let known = |at: usize| {
+        let head = lines.iter().skip(at + 1).take(HEAD);
+        KNOWN.iter().any(|(first, other)| {
+            lines[at].contains(first) && head.clone().any(|line| line.contains(other))
+        })
+    };
+    let mut expected = expected.to_vec();
+    for (at, line) in lines.iter().enumerate() {
+        if !trouble(line, &expected) {
+            continue;
+        }
+        if !known(at) {
+            return Some(at);
+        }
+        // After a report of lockdep the console shows all levels; this one is information.
+        expected.push(" bytes wb, IVPosition ");
+    }
+    None
+}
+
+/// The taint bits that a run must not have.
+pub fn taint(bits: u64) -> Option<String> {
+    match bits & !EXPECTED_TAINT {
+        0 => None,
+        rest => Some(format!(
+            "the kernel is tainted: {rest:#x} beyond out-of-tree and unsigned"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{first_trouble, taint, trouble};
+
+    fn found(line: &str) -> bool {
+        trouble(line, &["expected to complain"])
+    }
+
+    #[test]
+    fn reports_are_found() {
+        for line in [
+            "[    5.1] WARNING: CPU: 0 PID: 1 at kernel/x.c:1 f+0x1/0x2",
+            "[    5.1] BUG: KASAN: slab-use-after-free in f+0x1/0x2",
+            "[    5.1] BUG: sleeping function called from invalid context at x.c:1",
+            "[    5.1] Oops: Oops: 0000 [#1] SMP",
+            "[    5.1] WARNING: possible circular locking dependency detected",
+            "[    5.1] UBSAN: shift-out-of-bounds in x.c:1:2",
+            "[  125.1] INFO: task a:1 blocked for more than 120 seconds.",
+            "[   25.1] rcu: INFO: rcu_sched self-detected stall on CPU",
+            "[    5.1] kmemleak: 3 new suspected memory leaks (see /sys/kernel/debug/kmemleak)",
+            "[    5.1] irq 11: nobody cared (try booting with the \"irqpoll\" option)",
+            "[    5.1] rust_kernel: panicked at x.rs:1:2:",
+            "[    5.1] ivshmem 0000:00:03.0: a warning of the driver",
+        ] {
+            assert!(found(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_rest_is_not() {
+        for line in [
+            "[    0.1] x86/cpu: SGX disabled or unsupported by BIOS.",
+            "[    0.1] kmemleak: Kernel memory leak detector initialized (mem pool available: 1)",
+            "[    2.8] ivshmem: loading out-of-tree module taints kernel.",
+            "[    5.1] ivshmem 0000:00:03.0: expected to complain",
+        ] {
+            assert!(!found(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_known_report_does_not_hide_another() {
+        let report = |lock: &str| {
+            [
+                "WARNING: possible circular locking dependency detected",
+                "7.3.4-debug #1 Tainted: G           O",
+                "------------------------------------------------------",
+                "irq/24-pciehp/42 is trying to acquire lock:",
+                &format!("ffff8880082bf2d8 ({lock}){{.+.+}}-{{4:4}}, at: f+0x1/0x2"),
+            ]
+            .map(str::to_owned)
+        };
+        let known = report("&ctrl->reset_lock");
+        assert_eq!(first_trouble(&known, &[]), None);
+        assert_eq!(first_trouble(&report("&listeners"), &[]), Some(0));
+        let both = [known, report("&listeners")].concat();
+        assert_eq!(first_trouble(&both, &[]), Some(5));
+        let information = "ivshmem 0000:01:00.0: ivshmem0: 4096 bytes wb, IVPosition 0, 0 vectors";
+        assert_eq!(first_trouble(&[information.to_owned()], &[]), Some(0));
+        let after = [&both[..5], &[information.to_owned()]].concat();
+        assert_eq!(first_trouble(&after, &[]), None);
+    }
+
+    #[test]
+    fn taint_of_any_module_is_allowed() {
+        assert_eq!(taint(0x3000), None);
+        assert!(taint(0x3200).is_some());
+    }
+}

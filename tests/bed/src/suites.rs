@@ -1,0 +1,842 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The table of what is tested: per subject the guests it needs. The test program of a subject is
+//! `tests/guest/src/bin/SUBJECT.rs`; it gets the name of the scenario as its argument.
+
+use crate::{Device, Lane};
+
+pub struct Suite {
+    pub subject: &'static str,
+    pub scenarios: &'static [Scenario],
+}
+
+pub struct Scenario {
+    pub name: &'static str,
+    pub lanes: &'static [Lane],
+    pub guests: usize,
+    pub device: Device,
+    pub vectors: u32,
+    pub size: u64,
+    pub smp: u32,
+    /// In MiB; what a lane needs at least is added to it.
+    pub memory: u32,
+    pub hotplug: bool,
+    /// Under Debian 12's QEMU, which has no devices by vfio-user.
+    pub old_qemu: bool,
+    /// How many free huge pages of 2 MiB the host must have; without them it is skipped.
+    pub huge_pages: usize,
+    /// `{run}` is a directory of this run that all its guests see, `{guest}` the guest's number,
+    /// `{kernel}` the kernel it boots.
+    pub qemu_args: &'static [&'static str],
+    pub kernel_args: &'static str,
+    pub load: bool,
+    pub module_args: &'static str,
+    /// Modules of Debian's kernel for the guest's root directory; the debug kernel has them built
+    /// in.
+    pub modules: &'static [&'static str],
+    /// Programs of the bed's Debian for the guest's `/bin`.
+    pub programs: &'static [&'static str],
+    /// Seconds in the stock lane; the debug lane gets three times that.
+    pub seconds: u64,
+    /// Parts of warnings that the scenario provokes.
+    pub expected: &'static [&'static str],
+    /// A shell command in the place of the test program.
+    pub command: Option<&'static str>,
+    /// The scenario passes if the runner finds this wrong with it: tests of the bed itself.
+    pub must_find: Option<&'static str>,
+}
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const BOTH: &[Lane] = &[Lane::Stock, Lane::Debug];
+
+/// Debian's kernel cannot make allocations fail.
+const CHECKED: &[Lane] = &[Lane::Debug];
+
+/// What is said of them.
+const FAULTS: &[&str] = &[
+    "failed with error -12",
+    "failed with error -16",
+    "failed with error -28",
+    "can't reserve",
+    "cannot map BAR0",
+    "cannot enable MSI-X",
+    "cannot use INTx",
+    "cannot claim BAR2",
+    "kobject_add_internal failed",
+];
+
+/// What a scenario is where it does not say otherwise.
+const SCENARIO: Scenario = Scenario {
+    name: "",
+    lanes: BOTH,
+    guests: 1,
+    device: Device::Doorbell,
+    vectors: 4,
+    size: 16 * MIB,
+    smp: 2,
+    memory: 0,
+    hotplug: false,
+    old_qemu: false,
+    huge_pages: 0,
+    qemu_args: &[],
+    kernel_args: "",
+    load: true,
+    module_args: "",
+    modules: &[],
+    programs: &[],
+    seconds: 60,
+    expected: &[],
+    command: None,
+    must_find: None,
+};
+
+/// A guest without devices and module.
+const BARE: Scenario = Scenario {
+    device: Device::None,
+    load: false,
+    ..SCENARIO
+};
+
+/// A guest with shared memory alone.
+const PLAIN: Scenario = Scenario {
+    device: Device::Plain,
+    ..SCENARIO
+};
+
+/// One with 64 MiB that lie above 4 GiB.
+const ABOVE: Scenario = Scenario {
+    device: Device::None,
+    size: 64 * MIB,
+    qemu_args: &[
+        "-object",
+        "memory-backend-memfd,id=memory,size=64M,share=on",
+        "-device",
+        "pcie-root-port,id=above,chassis=9,slot=9,pref64-reserve=4G",
+        "-device",
+        "ivshmem-plain,memdev=memory,bus=above",
+    ],
+    ..SCENARIO
+};
+
+/// A disk needs a file that is there: what the guest booted from, and needs no more.
+const DISK: &[&str] = &["-drive", "file={run}/initrd-{guest},format=raw,if=virtio"];
+
+/// As well as the kernel.
+const KERNEL: &[&str] = &[
+    DISK[0],
+    DISK[1],
+    "-drive",
+    "file={kernel},format=raw,if=virtio,readonly=on",
+];
+
+/// Memory with pages, for a disk.
+const PAGES: Scenario = Scenario {
+    module_args: "pages=1",
+    modules: &["drivers/block/virtio_blk.ko.xz"],
+    qemu_args: DISK,
+    seconds: 120,
+    ..SCENARIO
+};
+
+/// Under Debian 12's QEMU.
+const OLD: Scenario = Scenario {
+    name: "qemu-7.2",
+    old_qemu: true,
+    ..SCENARIO
+};
+
+/// A guest that plugs its devices in itself.
+const PLUGS: Scenario = Scenario {
+    device: Device::None,
+    hotplug: true,
+    ..SCENARIO
+};
+
+/// The root ports' own way to plug and unplug, instead of ACPI's.
+const PCIE_HOTPLUG: &[&str] = &[
+    "-global",
+    "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off",
+];
+
+/// While it migrates, QEMU 11.1 with TCG misses writes to memory that is a multiple of 256 KiB long,
+/// unless it is the machine's first: it watches for them at the wrong place.
+const MIGRATED: u64 = 128 << 10;
+
+/// With the two that there are anyway: 4 doorbell and 12 plain devices.
+const MANY_DEVICES: &[&str] = &[
+    "-chardev",
+    "socket,id=server1,path={run}/server.sock",
+    "-device",
+    "ivshmem-doorbell,chardev=server1,vectors=4",
+    "-chardev",
+    "socket,id=server2,path={run}/server.sock",
+    "-device",
+    "ivshmem-doorbell,chardev=server2,vectors=4",
+    "-chardev",
+    "socket,id=server3,path={run}/server.sock",
+    "-device",
+    "ivshmem-doorbell,chardev=server3,vectors=4",
+    "-object",
+    "memory-backend-memfd,id=memory1,size=1M",
+    "-device",
+    "ivshmem-plain,memdev=memory1",
+    "-object",
+    "memory-backend-memfd,id=memory2,size=1M",
+    "-device",
+    "ivshmem-plain,memdev=memory2",
+    "-object",
+    "memory-backend-memfd,id=memory3,size=1M",
+    "-device",
+    "ivshmem-plain,memdev=memory3",
+    "-object",
+    "memory-backend-memfd,id=memory4,size=1M",
+    "-device",
+    "ivshmem-plain,memdev=memory4",
+    "-object",
+    "memory-backend-memfd,id=memory5,size=1M",
+    "-device",
+    "ivshmem-plain,memdev=memory5",
+    "-object",
+    "memory-backend-memfd,id=memory6,size=1M",
+    "-device",
+    "ivshmem-plain,memdev=memory6",
+    "-object",
+    "memory-backend-memfd,id=memory7,size=1M",
+    "-device",
+    "ivshmem-plain,memdev=memory7",
+    "-object",
+    "memory-backend-memfd,id=memory8,size=1M",
+    "-device",
+    "ivshmem-plain,memdev=memory8",
+    "-object",
+    "memory-backend-memfd,id=memory9,size=1M",
+    "-device",
+    "ivshmem-plain,memdev=memory9",
+    "-object",
+    "memory-backend-memfd,id=memory10,size=1M",
+    "-device",
+    "ivshmem-plain,memdev=memory10",
+    "-object",
+    "memory-backend-memfd,id=memory11,size=1M",
+    "-device",
+    "ivshmem-plain,memdev=memory11",
+];
+
+/// For two scenarios at once, with 20 MiB each.
+const HUGE_PAGES: usize = 20;
+
+/// A test of hibernation waits so many seconds.
+const PM_TEST: &str = "suspend.pm_test_delay=1";
+
+pub const SUITES: &[Suite] = &[
+    Suite {
+        subject: "bed",
+        scenarios: &[
+            Scenario {
+                name: "alone",
+                ..BARE
+            },
+            Scenario {
+                name: "together",
+                guests: 2,
+                ..BARE
+            },
+            Scenario {
+                name: "server",
+                device: Device::Doorbell,
+                ..BARE
+            },
+            Scenario {
+                name: "finds-a-failed-case",
+                must_find: Some("not ok 1 fails as it is told"),
+                ..BARE
+            },
+            Scenario {
+                name: "finds-a-report",
+                command: Some("echo '<4>WARNING: CPU: 0 PID: 1 at made up' >/dev/kmsg"),
+                must_find: Some("kernel log: "),
+                ..BARE
+            },
+            Scenario {
+                name: "finds-a-taint",
+                command: Some("echo 512 >/proc/sys/kernel/tainted"),
+                must_find: Some("the kernel is tainted: 0x200"),
+                ..BARE
+            },
+            Scenario {
+                name: "finds-a-crash",
+                command: Some("echo c >/proc/sysrq-trigger"),
+                must_find: Some("the guest ended early"),
+                ..BARE
+            },
+            Scenario {
+                name: "finds-a-hang",
+                lanes: &[Lane::Stock],
+                command: Some("sleep 1000"),
+                seconds: 10,
+                must_find: Some("the guest did not end in time"),
+                ..BARE
+            },
+        ],
+    },
+    Suite {
+        subject: "probe",
+        scenarios: &[
+            Scenario {
+                name: "doorbell",
+                guests: 2,
+                ..SCENARIO
+            },
+            Scenario {
+                name: "both",
+                device: Device::Both,
+                expected: &["memory= is neither", "failed with error -22"],
+                ..SCENARIO
+            },
+            Scenario { guests: 2, ..OLD },
+            Scenario {
+                name: "qemu-7.2-both",
+                device: Device::Both,
+                expected: &["memory= is neither", "failed with error -22"],
+                ..OLD
+            },
+        ],
+    },
+    Suite {
+        subject: "registers",
+        scenarios: &[
+            Scenario {
+                name: "pair",
+                guests: 2,
+                device: Device::Both,
+                size: MIB,
+                load: false,
+                ..SCENARIO
+            },
+            Scenario {
+                guests: 2,
+                device: Device::Both,
+                size: MIB,
+                load: false,
+                ..OLD
+            },
+        ],
+    },
+    Suite {
+        subject: "doorbell",
+        scenarios: &[
+            Scenario {
+                name: "pair",
+                guests: 2,
+                ..SCENARIO
+            },
+            Scenario { guests: 2, ..OLD },
+        ],
+    },
+    Suite {
+        subject: "intx",
+        scenarios: &[
+            Scenario {
+                name: "alone",
+                ..PLUGS
+            },
+            Scenario {
+                name: "peers",
+                guests: 2,
+                device: Device::Doorbell,
+                ..PLUGS
+            },
+        ],
+    },
+    Suite {
+        subject: "revision0",
+        scenarios: &[Scenario {
+            name: "alone",
+            ..PLUGS
+        }],
+    },
+    Suite {
+        subject: "variants",
+        scenarios: &[
+            Scenario {
+                name: "lines",
+                expected: &["BAR2"],
+                ..PLUGS
+            },
+            Scenario {
+                name: "msix",
+                expected: &["no BAR2"],
+                ..PLUGS
+            },
+        ],
+    },
+    Suite {
+        subject: "unplug",
+        scenarios: &[
+            Scenario {
+                name: "acpi",
+                device: Device::Both,
+                seconds: 120,
+                ..PLUGS
+            },
+            Scenario {
+                name: "pcie",
+                device: Device::Both,
+                qemu_args: PCIE_HOTPLUG,
+                seconds: 120,
+                ..PLUGS
+            },
+            Scenario {
+                name: "often",
+                device: Device::Both,
+                seconds: 600,
+                ..PLUGS
+            },
+        ],
+    },
+    Suite {
+        subject: "reset",
+        scenarios: &[
+            Scenario {
+                name: "qemu",
+                device: Device::Both,
+                expected: &[": resetting"],
+                ..PLUGS
+            },
+            Scenario {
+                name: "revision0",
+                expected: &[": resetting"],
+                ..PLUGS
+            },
+        ],
+    },
+    Suite {
+        subject: "power",
+        scenarios: &[
+            Scenario {
+                name: "qemu",
+                device: Device::Both,
+                kernel_args: PM_TEST,
+                seconds: 120,
+                ..PLUGS
+            },
+            Scenario {
+                name: "revision0",
+                kernel_args: PM_TEST,
+                seconds: 120,
+                // After S3, ACPI's interrupt is not heard any more in here.
+                qemu_args: PCIE_HOTPLUG,
+                ..PLUGS
+            },
+        ],
+    },
+    Suite {
+        subject: "kexec",
+        scenarios: &[Scenario {
+            name: "both",
+            // The debug kernel is without the call that needs no tool.
+            lanes: &[Lane::Stock],
+            device: Device::Doorbell,
+            load: false,
+            memory: 512,
+            modules: &["drivers/block/virtio_blk.ko.xz"],
+            qemu_args: KERNEL,
+            ..PLUGS
+        }],
+    },
+    Suite {
+        subject: "migration",
+        scenarios: &[
+            Scenario {
+                name: "plain",
+                size: MIGRATED,
+                qemu_args: &["-global", "ivshmem-plain.master=on"],
+                seconds: 120,
+                ..PLAIN
+            },
+            Scenario {
+                name: "master",
+                size: MIGRATED,
+                qemu_args: &["-global", "ivshmem-doorbell.master=on"],
+                seconds: 120,
+                ..SCENARIO
+            },
+            Scenario {
+                name: "refused",
+                device: Device::Both,
+                ..SCENARIO
+            },
+            Scenario {
+                name: "unplugged",
+                hotplug: true,
+                ..SCENARIO
+            },
+        ],
+    },
+    Suite {
+        subject: "many",
+        scenarios: &[
+            Scenario {
+                name: "devices",
+                device: Device::Both,
+                size: MIB,
+                qemu_args: MANY_DEVICES,
+                ..SCENARIO
+            },
+            Scenario {
+                name: "vectors",
+                vectors: 256,
+                ..SCENARIO
+            },
+            Scenario {
+                name: "guests",
+                lanes: &[Lane::Stock],
+                guests: 8,
+                vectors: 8,
+                smp: 1,
+                seconds: 180,
+                ..SCENARIO
+            },
+        ],
+    },
+    Suite {
+        subject: "faults",
+        scenarios: &[
+            Scenario {
+                name: "bind",
+                lanes: CHECKED,
+                device: Device::Both,
+                expected: FAULTS,
+                seconds: 120,
+                ..SCENARIO
+            },
+            Scenario {
+                name: "line",
+                lanes: CHECKED,
+                expected: FAULTS,
+                seconds: 240,
+                ..PLUGS
+            },
+            Scenario {
+                name: "pages",
+                lanes: CHECKED,
+                module_args: "pages=1",
+                expected: FAULTS,
+                seconds: 120,
+                ..SCENARIO
+            },
+            Scenario {
+                name: "calls",
+                lanes: CHECKED,
+                expected: FAULTS,
+                seconds: 120,
+                ..SCENARIO
+            },
+        ],
+    },
+    Suite {
+        subject: "mmap",
+        scenarios: &[
+            Scenario {
+                name: "alone",
+                ..SCENARIO
+            },
+            Scenario {
+                name: "pair",
+                guests: 2,
+                ..SCENARIO
+            },
+            OLD,
+        ],
+    },
+    Suite {
+        subject: "wait",
+        scenarios: &[
+            Scenario {
+                name: "alone",
+                ..SCENARIO
+            },
+            Scenario {
+                name: "pair",
+                guests: 2,
+                ..SCENARIO
+            },
+            OLD,
+        ],
+    },
+    Suite {
+        subject: "ioctl",
+        scenarios: &[Scenario {
+            name: "both",
+            device: Device::Both,
+            ..SCENARIO
+        }],
+    },
+    Suite {
+        subject: "unbind",
+        scenarios: &[Scenario {
+            name: "alone",
+            ..SCENARIO
+        }],
+    },
+    Suite {
+        subject: "rmmod",
+        scenarios: &[Scenario {
+            name: "alone",
+            ..SCENARIO
+        }],
+    },
+    Suite {
+        subject: "poll",
+        scenarios: &[Scenario {
+            name: "alone",
+            ..SCENARIO
+        }],
+    },
+    Suite {
+        subject: "read",
+        scenarios: &[Scenario {
+            name: "alone",
+            ..SCENARIO
+        }],
+    },
+    Suite {
+        subject: "eventfd",
+        scenarios: &[Scenario {
+            name: "alone",
+            ..SCENARIO
+        }],
+    },
+    Suite {
+        subject: "open",
+        scenarios: &[Scenario {
+            name: "alone",
+            ..SCENARIO
+        }],
+    },
+    Suite {
+        subject: "sysfs",
+        scenarios: &[Scenario {
+            name: "both",
+            device: Device::Both,
+            ..SCENARIO
+        }],
+    },
+    Suite {
+        subject: "udev",
+        scenarios: &[Scenario {
+            name: "both",
+            // The debug kernel has nothing for udev, and the rules nothing to do with the kernel.
+            lanes: &[Lane::Stock],
+            device: Device::Both,
+            programs: &["/usr/bin/udevadm"],
+            ..SCENARIO
+        }],
+    },
+    Suite {
+        subject: "vectors",
+        scenarios: &[Scenario {
+            name: "2048",
+            vectors: 2048,
+            ..SCENARIO
+        }],
+    },
+    Suite {
+        subject: "storm",
+        scenarios: &[Scenario {
+            name: "pair",
+            guests: 2,
+            vectors: 8,
+            seconds: 120,
+            ..SCENARIO
+        }],
+    },
+    Suite {
+        subject: "compat",
+        scenarios: &[Scenario {
+            name: "alone",
+            ..SCENARIO
+        }],
+    },
+    Suite {
+        subject: "memory-type",
+        scenarios: &[
+            Scenario {
+                name: "below",
+                device: Device::None,
+                qemu_args: &[
+                    "-object",
+                    "memory-backend-memfd,id=m0,size=4K,share=on",
+                    "-device",
+                    "ivshmem-plain,memdev=m0",
+                    "-object",
+                    "memory-backend-memfd,id=m1,size=1M,share=on",
+                    "-device",
+                    "ivshmem-plain,memdev=m1",
+                    "-object",
+                    "memory-backend-memfd,id=m2,size=4M,share=on",
+                    "-device",
+                    "ivshmem-plain,memdev=m2",
+                    "-object",
+                    "memory-backend-memfd,id=m3,size=64M,share=on",
+                    "-device",
+                    "ivshmem-plain,memdev=m3",
+                ],
+                ..SCENARIO
+            },
+            Scenario {
+                name: "above",
+                device: Device::None,
+                // KASAN has a shadow of an eighth of what the driver maps.
+                memory: 1536,
+                seconds: 90,
+                qemu_args: &[
+                    "-object",
+                    "memory-backend-memfd,id=m0,size=4K,share=on",
+                    "-device",
+                    "ivshmem-plain,memdev=m0",
+                    "-object",
+                    "memory-backend-memfd,id=m1,size=1M,share=on",
+                    "-device",
+                    "ivshmem-plain,memdev=m1",
+                    "-object",
+                    "memory-backend-memfd,id=m2,size=4M,share=on",
+                    "-device",
+                    "ivshmem-plain,memdev=m2",
+                    "-object",
+                    "memory-backend-memfd,id=m3,size=64M,share=on",
+                    "-device",
+                    "ivshmem-plain,memdev=m3",
+                    "-object",
+                    "memory-backend-memfd,id=m4,size=1G,share=on",
+                    "-device",
+                    "ivshmem-plain,memdev=m4",
+                    "-object",
+                    "memory-backend-memfd,id=m5,size=8G,share=on",
+                    "-device",
+                    "ivshmem-plain,memdev=m5",
+                ],
+                ..SCENARIO
+            },
+            Scenario {
+                name: "below-hugetlb",
+                device: Device::None,
+                huge_pages: HUGE_PAGES,
+                qemu_args: &[
+                    "-object",
+                    "memory-backend-memfd,id=m0,size=4M,share=on,hugetlb=on,hugetlbsize=2M",
+                    "-device",
+                    "ivshmem-plain,memdev=m0",
+                    "-object",
+                    "memory-backend-memfd,id=m1,size=16M,share=on,hugetlb=on,hugetlbsize=2M",
+                    "-device",
+                    "ivshmem-plain,memdev=m1",
+                ],
+                ..SCENARIO
+            },
+            Scenario {
+                name: "above-hugetlb",
+                device: Device::None,
+                huge_pages: HUGE_PAGES,
+                qemu_args: &[
+                    "-object",
+                    "memory-backend-memfd,id=m0,size=4M,share=on,hugetlb=on,hugetlbsize=2M",
+                    "-device",
+                    "ivshmem-plain,memdev=m0",
+                    "-device",
+                    "pcie-root-port,id=above,chassis=9,slot=9,pref64-reserve=4G",
+                    "-object",
+                    "memory-backend-memfd,id=m1,size=16M,share=on,hugetlb=on,hugetlbsize=2M",
+                    "-device",
+                    "ivshmem-plain,memdev=m1,bus=above",
+                ],
+                ..SCENARIO
+            },
+        ],
+    },
+    Suite {
+        subject: "huge",
+        scenarios: &[
+            Scenario {
+                name: "below-64M",
+                size: 64 * MIB,
+                ..PLAIN
+            },
+            Scenario {
+                name: "above-64M",
+                ..ABOVE
+            },
+            Scenario {
+                name: "above-1G",
+                size: GIB,
+                ..PLAIN
+            },
+            Scenario {
+                name: "above-8G",
+                size: 8 * GIB,
+                // As above.
+                memory: 1536,
+                ..PLAIN
+            },
+        ],
+    },
+    Suite {
+        subject: "revoke",
+        scenarios: &[
+            Scenario {
+                name: "below",
+                size: 64 * MIB,
+                seconds: 150,
+                ..PLAIN
+            },
+            Scenario {
+                name: "above",
+                seconds: 150,
+                ..ABOVE
+            },
+        ],
+    },
+    Suite {
+        subject: "two-guests",
+        scenarios: &[Scenario {
+            name: "pair",
+            guests: 2,
+            size: GIB,
+            ..SCENARIO
+        }],
+    },
+    Suite {
+        subject: "pages",
+        scenarios: &[
+            Scenario {
+                name: "below",
+                qemu_args: &[
+                    DISK[0],
+                    DISK[1],
+                    "-object",
+                    "memory-backend-memfd,id=m0,size=4K,share=on",
+                    "-device",
+                    "ivshmem-plain,memdev=m0",
+                    "-object",
+                    "memory-backend-memfd,id=m1,size=1M,share=on",
+                    "-device",
+                    "ivshmem-plain,memdev=m1",
+                ],
+                ..PAGES
+            },
+            Scenario {
+                name: "above",
+                size: GIB,
+                ..PAGES
+            },
+            Scenario {
+                name: "hotplug",
+                device: Device::Plain,
+                hotplug: true,
+                module_args: "pages=1",
+                ..SCENARIO
+            },
+        ],
+    },
+];

@@ -1,0 +1,398 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `make test`: the checks of the sources, then the guest suites.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::sync::{Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use crate::build::{self, Bed, SOURCE};
+use crate::guest::Plan;
+use crate::image::Archive;
+use crate::ktap::{self, Verdict};
+use crate::run;
+use crate::suites::{SUITES, Scenario, Suite};
+use crate::{Device, Lane};
+
+#[derive(Default)]
+struct Tally {
+    passed: usize,
+    failed: usize,
+}
+
+impl Tally {
+    fn count(&mut self, passed: bool) {
+        if passed {
+            self.passed += 1;
+        } else {
+            self.failed += 1;
+        }
+    }
+}
+
+pub fn test(bed: &Bed, lane: Option<Lane>, suite: Option<&str>) -> Result<ExitCode> {
+    let suites: Vec<&Suite> = SUITES
+        .iter()
+        .filter(|known| suite.is_none_or(|wanted| wanted == known.subject))
+        .collect();
+    ensure!(
+        !suites.is_empty(),
+        "no such suite; there are: {}",
+        SUITES
+            .iter()
+            .map(|suite| suite.subject)
+            .collect::<Vec<_>>()
+            .join(" ")
+    );
+    let mut tally = Tally::default();
+    if lane.is_none() && suite.is_none() {
+        check_sources(bed, &mut tally);
+    }
+    match lane {
+        Some(lane) => run_lane(bed, lane, &suites, &mut tally)?,
+        None => {
+            for lane in [Lane::Stock, Lane::Debug] {
+                run_lane(bed, lane, &suites, &mut tally)?;
+            }
+        }
+    }
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    Ok(ExitCode::from(u8::from(tally.failed > 0)))
+}
+
+/// Formatting, lints and host tests: each counts as one.
+fn check_sources(bed: &Bed, tally: &mut Tally) {
+    let mut check = |what: &str, check: &dyn Fn() -> Result<()>| {
+        let started = Instant::now();
+        let result = check();
+        let verdict = if result.is_ok() { "ok  " } else { "FAIL" };
+        println!(
+            "{verdict} host  {what:40} {:5.1} s",
+            started.elapsed().as_secs_f32()
+        );
+        if let Err(error) = &result {
+            println!("{error:#}");
+        }
+        tally.count(result.is_ok());
+    };
+    check("rustfmt of the module", &|| {
+        let mut rustfmt = Command::new("rustfmt");
+        rustfmt
+            .args([
+                "--check",
+                "--edition=2021",
+                "--config-path",
+                ".rustfmt.toml",
+            ])
+            .args(build::module_rust_sources()?)
+            .current_dir(SOURCE);
+        build::quietly(&mut rustfmt).map(drop)
+    });
+    check("clippy of the module", &|| bed.module_clippy());
+    for workspace in ["tests", "user"] {
+        check(&format!("rustfmt of {workspace}/"), &|| {
+            let mut rustfmt = Command::new("cargo");
+            rustfmt
+                .args(["fmt", "--all", "--check"])
+                .current_dir(format!("{SOURCE}/{workspace}"));
+            build::quietly(&mut rustfmt).map(drop)
+        });
+        check(&format!("clippy of {workspace}/"), &|| {
+            let mut clippy = bed.cargo("clippy", workspace);
+            clippy.args([
+                "--locked",
+                "--workspace",
+                "--all-targets",
+                "--",
+                "-Dwarnings",
+            ]);
+            build::quietly(&mut clippy).map(drop)
+        });
+        check(&format!("host tests of {workspace}/"), &|| {
+            let mut tests = bed.cargo("test", workspace);
+            // The programs of this package are for guests only.
+            tests.args(["--locked", "--workspace", "--exclude", "guest"]);
+            build::quietly(&mut tests).map(drop)
+        });
+    }
+}
+
+struct Job {
+    suite: &'static str,
+    scenario: &'static Scenario,
+}
+
+struct Queue {
+    jobs: Vec<Job>,
+    /// How many more guests may run.
+    free: usize,
+}
+
+fn run_lane(bed: &Bed, lane: Lane, suites: &[&'static Suite], tally: &mut Tally) -> Result<()> {
+    let jobs: Vec<Job> = suites
+        .iter()
+        .flat_map(|suite| {
+            let subject = suite.subject;
+            suite.scenarios.iter().map(move |scenario| Job {
+                suite: subject,
+                scenario,
+            })
+        })
+        .filter(|job| job.scenario.lanes.contains(&lane))
+        .collect();
+    // A guest with devices may load it by itself.
+    let needs_module = jobs
+        .iter()
+        .any(|job| job.scenario.load || job.scenario.device != Device::None);
+    let module = thread::scope(|scope| -> Result<Option<Vec<u8>>> {
+        let programs = scope.spawn(|| {
+            bed.build_test_programs()?;
+            bed.build_user_programs()
+        });
+        let module = needs_module.then(|| bed.module(lane)).transpose();
+        programs.join().expect("no thread panics")?;
+        module
+    })?;
+    bed.kernel(lane)?;
+    let archive = run::archive(&[], module.as_deref())?;
+
+    // A guest is a processor's worth of work, most of the time.
+    let slots = thread::available_parallelism()
+        .map_or(2, usize::from)
+        .max(2);
+    let queue = Mutex::new(Queue { jobs, free: slots });
+    let changed = Condvar::new();
+    let tally = Mutex::new(tally);
+    let next = || {
+        let mut queue = queue.lock().expect("no thread panics");
+        loop {
+            if queue.jobs.is_empty() {
+                return None;
+            }
+            let free = queue.free;
+            if let Some(at) = queue
+                .jobs
+                .iter()
+                .position(|job| job.scenario.guests.min(slots) <= free)
+            {
+                let job = queue.jobs.remove(at);
+                queue.free -= job.scenario.guests.min(slots);
+                return Some(job);
+            }
+            queue = changed.wait(queue).expect("no thread panics");
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..slots {
+            scope.spawn(|| {
+                while let Some(job) = next() {
+                    let started = Instant::now();
+                    let outcome = judge(bed, lane, &archive, &job);
+                    let seconds = started.elapsed().as_secs_f32();
+                    tally
+                        .lock()
+                        .expect("no thread panics")
+                        .add(lane, &job, &outcome, seconds);
+                    queue.lock().expect("no thread panics").free += job.scenario.guests.min(slots);
+                    changed.notify_all();
+                }
+            });
+        }
+    });
+    Ok(())
+}
+
+struct Outcome {
+    cases: Vec<ktap::Case>,
+    /// What is wrong beyond failed cases.
+    problems: Vec<String>,
+    /// What the guests wrote, each line after the guest's number.
+    output: Vec<String>,
+}
+
+impl Outcome {
+    fn print(&self) {
+        for line in &self.output {
+            println!("    {line}");
+        }
+        for problem in &self.problems {
+            println!("    {}", problem.replace('\n', "\n    "));
+        }
+    }
+}
+
+impl Tally {
+    fn add(&mut self, lane: Lane, job: &Job, outcome: &Result<Outcome>, seconds: f32) {
+        let name = format!("{}/{}", job.suite, job.scenario.name);
+        let say = |passed: bool, what: &str| {
+            let verdict = if passed { "ok  " } else { "FAIL" };
+            println!(
+                "{verdict} {:5} {name:40} {seconds:5.1} s  {what}",
+                lane.name()
+            );
+        };
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                say(false, &format!("{error:#}"));
+                self.failed += 1;
+                return;
+            }
+        };
+        if let Some(wanted) = job.scenario.must_find {
+            let found = outcome.problems.iter().chain(&outcome.output);
+            let passed = found.into_iter().any(|problem| problem.contains(wanted));
+            say(passed, &format!("finds \"{wanted}\""));
+            self.count(passed);
+            if !passed {
+                outcome.print();
+            }
+            return;
+        }
+        let of = |wanted: fn(&Verdict) -> bool| {
+            outcome
+                .cases
+                .iter()
+                .filter(|case| wanted(&case.verdict))
+                .count()
+        };
+        let passed = of(|verdict| *verdict == Verdict::Passed);
+        let skipped = of(|verdict| matches!(verdict, Verdict::Skipped(_)));
+        let failed = of(|verdict| *verdict == Verdict::Failed) + outcome.problems.len();
+        self.passed += passed;
+        self.failed += failed;
+        let skips = if skipped > 0 {
+            format!(", {skipped} skipped")
+        } else {
+            String::new()
+        };
+        say(failed == 0, &format!("{passed} passed{skips}"));
+        for case in &outcome.cases {
+            if let Verdict::Skipped(why) = &case.verdict {
+                println!("    skipped: {}: {why}", case.name);
+            }
+        }
+        if failed > 0 {
+            outcome.print();
+        }
+    }
+}
+
+/// Why a scenario cannot be run on this host.
+fn lacking(scenario: &Scenario) -> Option<String> {
+    let needed = scenario.huge_pages;
+    let free = fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0);
+    (free < needed).then(|| {
+        format!(
+            "the host has {free} free huge pages, and it takes {needed} \
+             (echo {needed} >/proc/sys/vm/nr_hugepages)"
+        )
+    })
+}
+
+fn judge(bed: &Bed, lane: Lane, archive: &Archive, job: &Job) -> Result<Outcome> {
+    let scenario = job.scenario;
+    if let Some(why) = lacking(scenario) {
+        return Ok(Outcome {
+            cases: vec![ktap::Case {
+                name: "all of it".to_owned(),
+                verdict: Verdict::Skipped(why),
+            }],
+            problems: Vec::new(),
+            output: Vec::new(),
+        });
+    }
+    let mut archive = archive.clone();
+    let command = match scenario.command {
+        Some(command) => command.to_owned(),
+        None => {
+            archive.copy("test", &bed.test_program(job.suite))?;
+            for module in scenario.modules.iter().filter(|_| lane == Lane::Stock) {
+                let name = module.rsplit('/').next().expect("a name");
+                archive.copy(name, &bed.stock_module(module))?;
+            }
+            for program in scenario.programs {
+                archive.program(Path::new(program))?;
+            }
+            format!("/test {}", scenario.name)
+        }
+    };
+    let least = match lane {
+        Lane::Stock => 512,
+        Lane::Debug => 1024,
+    };
+    let plan = Plan {
+        lane,
+        guests: scenario.guests,
+        device: scenario.device,
+        vectors: scenario.vectors,
+        size: scenario.size,
+        smp: scenario.smp,
+        memory: least + scenario.memory,
+        hotplug: scenario.hotplug,
+        old_qemu: scenario.old_qemu,
+        qemu_args: scenario.qemu_args.iter().map(ToString::to_string).collect(),
+        kernel_args: scenario.kernel_args.to_owned(),
+        load: scenario.load,
+        module_args: scenario.module_args.to_owned(),
+        command,
+        interactive: false,
+    };
+    let patience = match lane {
+        Lane::Stock => 1,
+        Lane::Debug => 3,
+    };
+    let written = Mutex::new(vec![Vec::new(); plan.guests]);
+    let limit = Duration::from_secs(scenario.seconds * patience);
+    let reports = run::run(bed, &plan, &archive, limit, &|guest, line| {
+        written.lock().expect("no thread panics")[guest].push(line.to_owned());
+    })?;
+
+    let mut outcome = Outcome {
+        cases: Vec::new(),
+        problems: Vec::new(),
+        output: Vec::new(),
+    };
+    let written = written.into_inner().expect("no thread panics");
+    for (number, (report, written)) in reports.iter().zip(written).enumerate() {
+        let mut ktap = ktap::Report::default();
+        written.iter().for_each(|line| ktap.line(line));
+        let mut problems = report.problems(scenario.expected);
+        let failed = ktap
+            .cases
+            .iter()
+            .any(|case| case.verdict == Verdict::Failed);
+        if scenario.command.is_none() {
+            problems.extend(ktap.faults());
+        }
+        match report.status {
+            // Failed cases count by themselves.
+            Some(status) if status != 0 && !failed => {
+                problems.push(format!("the command exited with status {status}"));
+            }
+            Some(0) if failed => problems.push("failed cases, but status 0".to_owned()),
+            _ => {}
+        }
+        outcome.problems.extend(
+            problems
+                .iter()
+                .map(|text| format!("guest {number}: {text}")),
+        );
+        outcome
+            .output
+            .extend(report.log.iter().map(|line| format!("{number}: {line}")));
+        outcome
+            .output
+            .extend(written.iter().map(|line| format!("{number}| {line}")));
+        outcome.cases.extend(ktap.cases);
+    }
+    Ok(outcome)
+}
