@@ -9,6 +9,21 @@
 //! Nothing here knows the kernel, so that host tests can run it and a model checker can try all
 //! interleavings.
 
+/// A source of events.
+pub(crate) trait Counted {
+    /// Adds one to the count. Whoever sees the new one sees what was done before.
+    fn add(&self);
+
+    /// Wakes all who are queued.
+    fn wake(&self);
+}
+
+/// Counts an event and wakes who waits for it, in this order: who is woken finds it counted.
+pub(crate) fn deliver(source: &impl Counted) {
+    source.add();
+    source.wake();
+}
+
 /// A place to sleep until an event.
 pub(crate) trait Sleeper {
     /// Why a sleep could not begin, or ended other than by a wake-up.

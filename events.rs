@@ -19,6 +19,7 @@ use crate::{
     },
     count::{
         self,
+        Counted,
         Patience, //
     }, //
 };
@@ -60,12 +61,21 @@ impl Source {
 
     /// Counts an event and wakes who waits for it. May be called from hard interrupt context.
     pub(crate) fn deliver(&self) {
-        self.count.fetch_add(1, Release);
-        self.queue.wake_all();
+        count::deliver(self);
     }
 
-    /// Wakes who waits, so that they look again.
-    pub(crate) fn wake(&self) {
+    /// Makes the tasks that wait look again.
+    pub(crate) fn look_again(&self) {
+        self.queue.wake_sleepers();
+    }
+}
+
+impl Counted for Source {
+    fn add(&self) {
+        self.count.fetch_add(1, Release);
+    }
+
+    fn wake(&self) {
         self.queue.wake_all();
     }
 }

@@ -627,18 +627,14 @@ impl Opened {
         interests.waited.retain(|listen| {
             if is_meant(listen.vector) {
                 self.set_waited(listen.vector, false);
+                // A thread that waits for it has to listen again.
+                if let Some(source) = self.device.sources().vector(listen.vector) {
+                    source.look_again();
+                }
             }
             !is_meant(listen.vector)
         });
         drop(interests);
-        // A thread that waits for one of them has to listen again.
-        for vector in 0..self.device.sources().vectors() {
-            if let Some(source) = self.device.sources().vector(vector) {
-                if is_meant(vector) {
-                    source.wake();
-                }
-            }
-        }
         (*self.queue).wake();
         Ok(())
     }

@@ -7,7 +7,10 @@
 //!
 //! C header: [`include/linux/wait.h`](srctree/include/linux/wait.h)
 
-use core::marker::PhantomPinned;
+use core::{
+    marker::PhantomPinned,
+    ptr, //
+};
 use kernel::{
     bindings,
     error::to_result,
@@ -73,6 +76,14 @@ impl WaitQueue {
     pub(crate) fn wake_all(&self) {
         // SAFETY: `head` was initialised and is pinned.
         unsafe { ivshmem_helper_wake_all(self.head.get()) };
+    }
+
+    /// Wakes every sleeper, so that it looks at its condition again. Nothing has happened that
+    /// listeners should hear of.
+    pub(crate) fn wake_sleepers(&self) {
+        let no_key = ptr::null_mut();
+        // SAFETY: `head` was initialised and is pinned.
+        unsafe { bindings::__wake_up(self.head.get(), bindings::TASK_NORMAL, 0, no_key) };
     }
 
     pub(super) fn as_ptr(&self) -> *mut bindings::wait_queue_head {
@@ -177,13 +188,13 @@ impl Drop for Sleeper<'_, '_> {
     }
 }
 
-/// What a [`Listener`] does when its queue is woken.
+/// What a [`Listener`] does when there is something to hear.
 pub(crate) trait Action: Send + Sync {
     /// Runs with interrupts off and the queue locked, possibly in hard interrupt context.
     fn run(&self);
 }
 
-/// Runs an [`Action`] each time a queue is woken, for as long as it exists.
+/// Runs an [`Action`] each time something is to be heard on a queue, for as long as it exists.
 ///
 /// `Q` owns the queue. Dropping a listener waits for its action to be over.
 #[pin_data(PinnedDrop)]
@@ -247,8 +258,12 @@ impl<Q: AsRef<WaitQueue>, A: Action> Listener<Q, A> {
         entry: *mut bindings::wait_queue_entry,
         _mode: ffi::c_uint,
         _flags: ffi::c_int,
-        _key: *mut ffi::c_void,
+        key: *mut ffi::c_void,
     ) -> ffi::c_int {
+        // From `wake_sleepers`.
+        if key.is_null() {
+            return 0;
+        }
         let entry = entry.cast::<Opaque<bindings::wait_queue_entry>>();
         // SAFETY: By the safety requirements `entry` is the field of a `Self`.
         let this = unsafe { kernel::container_of!(entry, Self, entry) };

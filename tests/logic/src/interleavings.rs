@@ -17,7 +17,7 @@ use loom::sync::atomic::{AtomicBool, AtomicU64, fence};
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
 
-use crate::count::{self, Cursor, Moved, Sleeper, advance, any_moved, retreat};
+use crate::count::{self, Counted, Cursor, Moved, Sleeper, advance, any_moved, retreat};
 
 /// Runs a model in all interleavings in which a running thread is stopped in favour of another no
 /// more often than this; all without a limit would take for ever.
@@ -177,8 +177,7 @@ impl Source {
     }
 
     fn deliver(&self) {
-        self.count.fetch_add(1, Release);
-        self.queue.wake_all();
+        count::deliver(self);
     }
 
     /// Waits until the count is not the one seen last, and returns it.
@@ -197,6 +196,16 @@ impl Source {
             assert!(count > seen && count <= end);
             seen = count;
         }
+    }
+}
+
+impl Counted for Source {
+    fn add(&self) {
+        self.count.fetch_add(1, Release);
+    }
+
+    fn wake(&self) {
+        self.queue.wake_all();
     }
 }
 
@@ -371,7 +380,7 @@ fn two_readers_of_a_file_share_the_events() {
 fn a_reader_that_fails_takes_no_event_from_another() {
     model(3, || {
         let source = Source::new();
-        let file = File::new(&[source.clone()]);
+        let file = File::new(std::slice::from_ref(&source));
         let failing = {
             let file = file.clone();
             thread::spawn(move || file.read_in_vain())
@@ -500,7 +509,7 @@ mod controls {
     fn a_retreat_without_a_wake_up_hides_an_event() {
         model(3, || {
             let source = Source::new();
-            let file = File::new(&[source.clone()]);
+            let file = File::new(std::slice::from_ref(&source));
             let failing = {
                 let file = file.clone();
                 thread::spawn(move || {
