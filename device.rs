@@ -127,6 +127,14 @@ impl Device {
         }
     }
 
+    /// How mappings are made, of which there are none while it is not ready.
+    pub(crate) fn mapped_by(&self) -> u32 {
+        match self.is_ready() {
+            true => self.memory.mapped_by(),
+            false => abi::IVSHMEM_MAPPED_BY_NONE,
+        }
+    }
+
     /// Its interrupts, if it has any.
     pub(crate) fn interrupts(&self) -> Option<&Interrupts> {
         self.interrupts.as_deref()

@@ -396,7 +396,8 @@ impl Opened {
                 vectors: device.sources().vectors(),
                 ring_vectors: identity.ring_vectors,
                 memory_type: device.memory_type().0,
-                reserved: [0; 2],
+                mapped_by: device.mapped_by(),
+                reserved: [0; 3],
             },
         )
     }

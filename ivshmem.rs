@@ -18,6 +18,7 @@ use kernel::{
     device::Core,
     pci,
     prelude::*,
+    sizes::SZ_1K,
     sync::{
         new_mutex,
         Arc,
@@ -144,10 +145,12 @@ impl pci::Driver for IvshmemDriver {
             let name = device.identity().number.device_name()?;
             dev_info!(
                 pdev,
-                "{}: {} bytes {}, IVPosition {}, {} vectors ({})\n",
+                "{}: {} bytes {} by {} in leaves of up to {} KiB, IVPosition {}, {} vectors ({})\n",
                 &*name,
                 device.memory().size(),
                 sysfs::memory_type_name(device.memory().memory_type().0),
+                sysfs::mapped_by_name(device.memory().mapped_by()),
+                device.memory().page_size() / SZ_1K,
                 iv_position,
                 device.sources().vectors(),
                 sysfs::interrupt_name(device.identity().interrupt),
@@ -184,7 +187,7 @@ impl Lifecycle for IvshmemDriver {
 
 /// Finds out what the device is, and takes it into use except for its memory.
 fn set_up(pdev: &pci::Device<Core<'_>>) -> Result<Arc<Device>> {
-    enable(pdev)?;
+    enable(pdev).inspect_err(|_| dev_err!(pdev, "cannot enable the device\n"))?;
 
     // Some hypervisors' devices are the memory alone, with something else in the place of the
     // registers, or nothing.

@@ -195,7 +195,8 @@ impl Memory {
                 Request::WriteCombining => Wanted::WriteCombining,
                 _ => Wanted::WriteBack,
             };
-            let got = Record::new(&region, wanted)?;
+            let got = Record::new(&region, wanted)
+                .inspect_err(|_| dev_err!(pdev, "cannot put BAR2's memory type on record\n"))?;
             backing.memory_type = got.memory_type();
             if request == Request::Auto && backing.memory_type != write_back {
                 backing.way = Way::Filled;
@@ -230,6 +231,16 @@ impl Memory {
         self.backing
             .as_ref()
             .map_or(none, |backing| backing.memory_type)
+    }
+
+    /// How its mappings are made: `IVSHMEM_MAPPED_BY_*`.
+    pub(crate) fn mapped_by(&self) -> u32 {
+        match self.backing.as_ref().map(|backing| backing.way) {
+            None => abi::IVSHMEM_MAPPED_BY_NONE,
+            Some(Way::Recorded) => abi::IVSHMEM_MAPPED_BY_RECORD,
+            Some(Way::Filled) => abi::IVSHMEM_MAPPED_BY_ENTRY,
+            Some(Way::Paged) => abi::IVSHMEM_MAPPED_BY_PAGE,
+        }
     }
 
     /// The size of the largest leaf a mapping may use.

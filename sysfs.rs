@@ -32,6 +32,8 @@ pub(crate) enum Attribute {
     Revision,
     /// The memory type of mappings: `none`, `wb`, `wc`, `uc` or `other`.
     MemoryType,
+    /// How mappings are made: `none`, `record`, `entry` or `page`.
+    MappedBy,
     /// Bytes of the largest leaf of a mapping.
     PageSize,
     /// The count of changes of the device's state.
@@ -40,7 +42,7 @@ pub(crate) enum Attribute {
     Count(u32),
 }
 
-const NAMED: [(Attribute, &CStr); 9] = [
+const NAMED: [(Attribute, &CStr); 10] = [
     (Attribute::Size, c"size"),
     (Attribute::IvPosition, c"ivposition"),
     (Attribute::Vectors, c"vectors"),
@@ -48,6 +50,7 @@ const NAMED: [(Attribute, &CStr); 9] = [
     (Attribute::Interrupt, c"interrupt"),
     (Attribute::Revision, c"revision"),
     (Attribute::MemoryType, c"memory_type"),
+    (Attribute::MappedBy, c"mapped_by"),
     (Attribute::PageSize, c"page_size"),
     (Attribute::Generation, c"generation"),
 ];
@@ -69,6 +72,16 @@ pub(crate) fn memory_type_name(memory_type: u32) -> &'static str {
         abi::IVSHMEM_MEMORY_WC => "wc",
         abi::IVSHMEM_MEMORY_UC => "uc",
         _ => "other",
+    }
+}
+
+/// The name of an `IVSHMEM_MAPPED_BY_*`.
+pub(crate) fn mapped_by_name(mapped_by: u32) -> &'static str {
+    match mapped_by {
+        abi::IVSHMEM_MAPPED_BY_RECORD => "record",
+        abi::IVSHMEM_MAPPED_BY_ENTRY => "entry",
+        abi::IVSHMEM_MAPPED_BY_PAGE => "page",
+        _ => "none",
     }
 }
 
@@ -98,6 +111,7 @@ impl Attributes for Device {
             Attribute::Interrupt => f.write_str(interrupt_name(self.identity().interrupt)),
             Attribute::Revision => write!(f, "{}", self.identity().revision),
             Attribute::MemoryType => f.write_str(memory_type_name(self.memory_type().0)),
+            Attribute::MappedBy => f.write_str(mapped_by_name(self.mapped_by())),
             Attribute::PageSize => write!(f, "{}", self.memory().page_size()),
             Attribute::Generation => write!(f, "{}", self.sources().state().count()),
             Attribute::Count(vector) => {

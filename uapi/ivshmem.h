@@ -71,6 +71,19 @@
 #define IVSHMEM_MEMORY_UC	3U	/* uncached (UC or UC-) */
 #define IVSHMEM_MEMORY_OTHER	4U	/* another type (WT, WP) */
 
+/* How a mapping is made: ivshmem_info.mapped_by. */
+#define IVSHMEM_MAPPED_BY_NONE	0U	/* not at all: not ready yet */
+/* By frame number, with the memory type that the kernel has on record. */
+#define IVSHMEM_MAPPED_BY_RECORD	1U
+/*
+ * By page-table entries that the driver writes itself: firmware has marked the
+ * addresses of BAR2 as uncached, so there cannot be such a record. Leaves have
+ * 4 KiB.
+ */
+#define IVSHMEM_MAPPED_BY_ENTRY	2U
+/* By struct pages: IVSHMEM_FEATURE_PAGES. */
+#define IVSHMEM_MAPPED_BY_PAGE	3U
+
 /* ivshmem_info.features */
 #define IVSHMEM_FEATURE_READY	(1ULL << 0)	/* IVPosition and shared memory are valid */
 #define IVSHMEM_FEATURE_PAGES	(1ULL << 1)	/* the memory is backed by pages: O_DIRECT, RDMA ... work on it */
@@ -92,6 +105,7 @@
  *	device itself has, which "vectors=" does not reduce. QEMU decodes eight
  *	bits of the vector, so a larger one would ring another.
  * @memory_type: IVSHMEM_MEMORY_* that a mapping gets.
+ * @mapped_by: IVSHMEM_MAPPED_BY_*.
  * @reserved: zero.
  */
 struct ivshmem_info {
@@ -105,7 +119,8 @@ struct ivshmem_info {
 	__u32 vectors;
 	__u32 ring_vectors;
 	__u32 memory_type;
-	__u64 reserved[2];
+	__u32 mapped_by;
+	__u32 reserved[3];
 };
 
 /**
@@ -309,7 +324,9 @@ struct ivshmem_mapping {
  * its beginning. EINVAL: beyond the end, or private and writable. EACCES: a
  * writable mapping of a file not opened for writing. EAGAIN: the device is not
  * ready; this call does not wait, because that would hold up all threads of the
- * process. Wait for IVSHMEM_VECTOR_STATE first.
+ * process. Wait for IVSHMEM_VECTOR_STATE first. A revision 0 device that is
+ * not ready any more after a reset keeps its mappings: what they access means
+ * nothing until it is ready again.
  *
  * open(): O_EXCL asks to be the only user: EBUSY when there is another, and
  * everybody else gets EBUSY until this file is closed.

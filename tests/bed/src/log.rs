@@ -81,7 +81,7 @@ pub fn first_trouble(lines: &[String], expected: &[&str]) -> Option<usize> {
             return Some(at);
         }
         // After a report of lockdep the console shows all levels; this one is information.
-        expected.push(" bytes wb, IVPosition ");
+        expected.push(" bytes wb by ");
     }
     None
 }
@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(first_trouble(&report("&listeners"), &[]), Some(0));
         let both = [known, report("&listeners")].concat();
         assert_eq!(first_trouble(&both, &[]), Some(5));
-        let information = "ivshmem 0000:01:00.0: ivshmem0: 4096 bytes wb, IVPosition 0, 0 vectors";
+        let information = "ivshmem 0000:01:00.0: ivshmem0: 4096 bytes wb by record";
         assert_eq!(first_trouble(&[information.to_owned()], &[]), Some(0));
         let after = [&both[..5], &[information.to_owned()]].concat();
         assert_eq!(first_trouble(&after, &[]), None);

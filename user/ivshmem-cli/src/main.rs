@@ -14,8 +14,8 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use ivshmem::{
-    Access, Device, Event, Info, Interrupt, Memory, MemoryType, OpenOptions, Timeout, VECTOR_STATE,
-    Vector, devices, parse_size,
+    Access, Device, Event, Info, Interrupt, MappedBy, Memory, MemoryType, OpenOptions, Timeout,
+    VECTOR_STATE, Vector, devices, parse_size,
 };
 
 type Result<T = (), E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
@@ -186,11 +186,20 @@ fn memory_type(info: &Info) -> String {
     }
 }
 
+fn mapped_by(info: &Info) -> String {
+    match info.mapped_by {
+        MappedBy::None => "".into(),
+        MappedBy::Record => ", by the kernel's record".into(),
+        MappedBy::Entry => ", by the driver's own entries".into(),
+        MappedBy::Page => ", made of pages".into(),
+        other => format!(", {other:?}"),
+    }
+}
+
 fn show(path: &Path, out: &mut impl Write) -> Result {
     let info = open_to_look(path)?
         .info()
         .map_err(|error| format!("{}: {error}", path.display()))?;
-    let pages = if info.pages { ", made of pages" } else { "" };
     writeln!(out, "{}", path.display())?;
     for (name, value) in [
         (
@@ -203,7 +212,10 @@ fn show(path: &Path, out: &mut impl Write) -> Result {
             "shared memory",
             format!("{} ({} bytes)", in_units(info.size), info.size),
         ),
-        ("mapped as", format!("{}{pages}", memory_type(&info))),
+        (
+            "mapped as",
+            format!("{}{}", memory_type(&info), mapped_by(&info)),
+        ),
         ("pages up to", in_units(info.page_size)),
         ("interrupts", interrupt(&info)),
         ("own vectors", info.vectors.to_string()),

@@ -13,6 +13,10 @@ pub const IVSHMEM_MEMORY_WB: u32 = 1;
 pub const IVSHMEM_MEMORY_WC: u32 = 2;
 pub const IVSHMEM_MEMORY_UC: u32 = 3;
 pub const IVSHMEM_MEMORY_OTHER: u32 = 4;
+pub const IVSHMEM_MAPPED_BY_NONE: u32 = 0;
+pub const IVSHMEM_MAPPED_BY_RECORD: u32 = 1;
+pub const IVSHMEM_MAPPED_BY_ENTRY: u32 = 2;
+pub const IVSHMEM_MAPPED_BY_PAGE: u32 = 3;
 pub const IVSHMEM_FEATURE_READY: u32 = 1;
 pub const IVSHMEM_FEATURE_PAGES: u32 = 2;
 pub const IVSHMEM_WAIT_ABSOLUTE: u32 = 1;
@@ -37,7 +41,8 @@ pub struct ivshmem_info {
     pub vectors: __u32,
     pub ring_vectors: __u32,
     pub memory_type: __u32,
-    pub reserved: [__u64; 2usize],
+    pub mapped_by: __u32,
+    pub reserved: [__u32; 3usize],
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq, Eq)]

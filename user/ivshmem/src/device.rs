@@ -102,6 +102,22 @@ pub enum Interrupt {
     Unknown(u32),
 }
 
+/// How the driver makes mappings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MappedBy {
+    /// Not at all yet.
+    None,
+    /// By frame number, with the memory type that the kernel has on record.
+    Record,
+    /// By page-table entries that the driver writes itself.
+    Entry,
+    /// By struct pages, so that direct I/O and the like work on the memory.
+    Page,
+    /// In a way that this library does not know.
+    Unknown(u32),
+}
+
 /// How the processor treats a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -156,6 +172,8 @@ pub struct Info {
     pub ring_vectors: u32,
     /// How a mapping is treated.
     pub memory_type: MemoryType,
+    /// How a mapping is made.
+    pub mapped_by: MappedBy,
 }
 
 impl From<ivshmem_info> for Info {
@@ -177,6 +195,13 @@ impl From<ivshmem_info> for Info {
             vectors: info.vectors,
             ring_vectors: info.ring_vectors,
             memory_type: info.memory_type.into(),
+            mapped_by: match info.mapped_by {
+                IVSHMEM_MAPPED_BY_NONE => MappedBy::None,
+                IVSHMEM_MAPPED_BY_RECORD => MappedBy::Record,
+                IVSHMEM_MAPPED_BY_ENTRY => MappedBy::Entry,
+                IVSHMEM_MAPPED_BY_PAGE => MappedBy::Page,
+                other => MappedBy::Unknown(other),
+            },
         }
     }
 }

@@ -18,8 +18,8 @@ mod memory;
 mod size;
 
 pub use device::{
-    Description, Device, Doorbell, Event, Info, Interrupt, MAX_ARRAY, MemoryType, OpenOptions,
-    Timeout, VECTOR_ANY, VECTOR_STATE, Vector, devices,
+    Description, Device, Doorbell, Event, Info, Interrupt, MAX_ARRAY, MappedBy, MemoryType,
+    OpenOptions, Timeout, VECTOR_ANY, VECTOR_STATE, Vector, devices,
 };
 pub use error::{Error, Result};
 pub use memory::{Access, Memory, OutOfRange};

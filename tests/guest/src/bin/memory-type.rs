@@ -131,7 +131,7 @@ fn touch(map: &Map) {
 
 /// Everything says the same of all memories: INFO, sysfs and each leaf.
 #[track_caller]
-fn check(memory_type: u32, is_huge: impl Fn(&Memory) -> bool) {
+fn check(memory_type: u32, mapped_by: impl Fn(&Memory) -> u32, is_huge: impl Fn(&Memory) -> bool) {
     let mut mapped = Vec::new();
     for memory in memories() {
         let Memory { node, size, .. } = &memory;
@@ -141,6 +141,7 @@ fn check(memory_type: u32, is_huge: impl Fn(&Memory) -> bool) {
         assert_eq!(info.memory_type, memory_type, "{node}");
         let name = ["none", "wb", "wc", "uc", "other"][memory_type as usize];
         assert_eq!(attribute_of(node, "memory_type").as_deref(), Some(name));
+        assert_eq!(info.mapped_by, mapped_by(&memory), "{node}");
         let largest = if is_huge(&memory) { HUGE } else { PAGE };
         assert_eq!(info.page_size, largest as u64, "{node}");
 
@@ -177,31 +178,53 @@ fn reload(parameter: &str) {
     pci::load(parameter).expect("the module loads");
 }
 
+/// How write-back mappings are made.
+fn way(memory: &Memory) -> u32 {
+    if memory.above {
+        IVSHMEM_MAPPED_BY_RECORD
+    } else {
+        IVSHMEM_MAPPED_BY_ENTRY
+    }
+}
+
 fn is_large(memory: &Memory) -> bool {
     memory.size >= HUGE as u64
 }
 
 fn it_is_write_back_wherever_it_is() {
     // Where the firmware has made the place uncached, leaves are filled one by one.
-    check(IVSHMEM_MEMORY_WB, |memory| memory.above && is_large(memory));
+    check(IVSHMEM_MEMORY_WB, way, |memory| {
+        memory.above && is_large(memory)
+    });
 }
 
 fn the_log_says_so() {
     let log = pci::log();
-    let of_bind = log
-        .iter()
-        .filter(|line| line.text.contains(" bytes wb, IVPosition"));
-    assert_eq!(of_bind.count(), memories().len());
+    for memory in memories() {
+        let (way, largest) = match memory.above {
+            true if is_large(&memory) => ("record", HUGE),
+            true => ("record", PAGE),
+            false => ("entry", PAGE),
+        };
+        let said = format!(
+            " {}: {} bytes wb by {way} in leaves of up to {} KiB, ",
+            memory.node,
+            memory.size,
+            largest >> 10
+        );
+        let lines = log.iter().filter(|line| line.text.contains(&said));
+        assert_eq!(lines.count(), 1, "{said}");
+    }
 }
 
 fn it_is_write_combining_if_asked_for() {
     reload("memory=wc");
-    check(IVSHMEM_MEMORY_WC, is_large);
+    check(IVSHMEM_MEMORY_WC, |_| IVSHMEM_MAPPED_BY_RECORD, is_large);
 }
 
 fn it_is_uncached_if_asked_for() {
     reload("memory=uc");
-    check(IVSHMEM_MEMORY_UC, is_large);
+    check(IVSHMEM_MEMORY_UC, |_| IVSHMEM_MAPPED_BY_RECORD, is_large);
 }
 
 fn main() {

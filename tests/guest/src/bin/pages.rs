@@ -221,6 +221,7 @@ fn it_says_that_it_has_pages() {
     assert_eq!(info.size, size());
     assert_eq!(info.page_size, PART as u64);
     assert_eq!(info.memory_type, IVSHMEM_MEMORY_WB);
+    assert_eq!(info.mapped_by, IVSHMEM_MAPPED_BY_PAGE);
     let below = of_size(size()).bar_address(2) < 1 << 32;
     assert_eq!(below, scenario() == "below");
 }

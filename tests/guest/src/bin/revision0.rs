@@ -43,6 +43,7 @@ fn not_ready_is_a_state() {
     assert!(!is_ready(&info));
     assert_eq!(info.generation, 0);
     assert_eq!(info.memory_type, IVSHMEM_MEMORY_NONE);
+    assert_eq!(info.mapped_by, IVSHMEM_MAPPED_BY_NONE);
     assert_eq!(info.interrupt, IVSHMEM_INTERRUPT_INTX);
     assert_eq!(info.vectors, 1);
     assert_eq!(device.count(STATE), 0);

@@ -12,7 +12,7 @@ use guest::{cases, vectors};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::OFlags;
 
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 10] = [
     "size",
     "ivposition",
     "vectors",
@@ -20,6 +20,7 @@ const NAMES: [&str; 9] = [
     "interrupt",
     "revision",
     "memory_type",
+    "mapped_by",
     "page_size",
     "generation",
 ];
@@ -30,6 +31,7 @@ fn check(node: &str) {
     let info = device.info();
     let interrupt = ["none", "intx", "msix"][info.interrupt as usize];
     let memory_type = ["none", "wb", "wc", "uc", "other"][info.memory_type as usize];
+    let mapped_by = ["none", "record", "entry", "page"][info.mapped_by as usize];
     let expected = [
         info.size.to_string(),
         info.ivposition.to_string(),
@@ -38,6 +40,7 @@ fn check(node: &str) {
         interrupt.to_owned(),
         info.revision.to_string(),
         memory_type.to_owned(),
+        mapped_by.to_owned(),
         info.page_size.to_string(),
         info.generation.to_string(),
     ];
