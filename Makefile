@@ -12,6 +12,8 @@ help:
 	@echo 'make test-debug            the guest suites on the debug kernel'
 	@echo '                           SUITE=subject runs one of them'
 	@echo 'make run CMD=.. FILES=..   boots a guest and runs a command in it; FILES are in /files'
+	@echo '                           (any failure is status 2 of make; $(BED) run exits with'
+	@echo '                           the status of the command)'
 	@echo 'make shell                 boots a guest with this terminal as its console'
 	@echo '                           LANE=stock|debug DEVICE=plain|doorbell GUESTS=n VECTORS=n SIZE=n'
 	@echo '                           SMP=n QEMU=binary QEMU_ARGS=.. MODULE_ARGS=.. choose the guest'

@@ -9,7 +9,9 @@ use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
-use std::time::Instant;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{FlockOperation, flock};
@@ -17,6 +19,9 @@ use rustix::fs::{FlockOperation, flock};
 use crate::Lane;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// A step that takes longer is announced.
+const WORTH_SAYING: Duration = Duration::from_secs(1);
 
 /// Where things are inside the Debian root of the bed.
 pub const SOURCE: &str = "/src";
@@ -134,7 +139,7 @@ impl Bed {
 
     /// Builds the module for a lane, unless nothing changed, and returns it.
     pub fn module(&self, lane: Lane) -> Result<Vec<u8>> {
-        self.module_build(lane, lane.name(), &[])?;
+        self.module_build(lane, lane.name(), &module_sources()?, &[])?;
         let path = self.module_directory(lane.name()).join("ivshmem.ko");
         fs::read(&path).with_context(|| format!("{} was not built", path.display()))
     }
@@ -142,22 +147,43 @@ impl Bed {
     /// The same build with Clippy in the place of the compiler.
     pub fn module_clippy(&self) -> Result<()> {
         let configuration = format!("CLIPPY_CONF_DIR={SOURCE}");
-        self.module_build(Lane::Stock, "clippy", &["CLIPPY=1", &configuration])
+        let arguments = ["CLIPPY=1", &configuration];
+        self.module_build(Lane::Stock, "clippy", &module_sources()?, &arguments)
+    }
+
+    /// One of the modules that tests of the bed itself need.
+    pub fn bed_module(&self, lane: Lane, name: &str) -> Result<PathBuf> {
+        let build = format!("bed-{}", lane.name());
+        let from = Path::new(SOURCE).join("tests/bed/modules");
+        let mut sources = Vec::new();
+        for entry in fs::read_dir(from)? {
+            let entry = entry?;
+            sources.push((entry.file_name().into(), fs::read(entry.path())?));
+        }
+        sources.sort();
+        self.module_build(lane, &build, &sources, &[])?;
+        Ok(self.module_directory(&build).join(format!("{name}.ko")))
     }
 
     fn module_directory(&self, name: &str) -> PathBuf {
         self.clone.join(format!("module-{name}"))
     }
 
-    fn module_build(&self, lane: Lane, name: &str, arguments: &[&str]) -> Result<()> {
+    /// Builds the modules of these sources, unless nothing changed.
+    fn module_build(
+        &self,
+        lane: Lane,
+        name: &str,
+        sources: &[(PathBuf, Vec<u8>)],
+        arguments: &[&str],
+    ) -> Result<()> {
         let tree = self.tree(lane)?;
         let directory = self.module_directory(name);
         fs::create_dir_all(&directory)?;
         let _lock = lock(&directory.join("lock"))?;
 
-        let sources = module_sources()?;
         let mut key = DefaultHasher::new();
-        (tree, arguments, &sources).hash(&mut key);
+        (tree, arguments, sources).hash(&mut key);
         let key = format!("{:x}", key.finish());
         let stamp = directory.join("built");
         if fs::read_to_string(&stamp).is_ok_and(|built| built == key) {
@@ -165,8 +191,7 @@ impl Bed {
         }
         remove(&stamp)?;
 
-        let started = Instant::now();
-        for (path, content) in &sources {
+        for (path, content) in sources {
             let copy = directory.join(path);
             // Untouched files keep their time, for make.
             if fs::read(&copy).ok().as_ref() != Some(content) {
@@ -185,12 +210,8 @@ impl Bed {
         if lane == Lane::Debug {
             command.arg("LLVM=-19");
         }
-        quietly(&mut command).with_context(|| format!("the module ({name}) does not build"))?;
+        step(&format!("building the module ({name})"), &mut command)?;
         fs::write(&stamp, key)?;
-        eprintln!(
-            "bed: built the module ({name}): {:.1} s",
-            started.elapsed().as_secs_f32()
-        );
         Ok(())
     }
 
@@ -235,6 +256,20 @@ impl Bed {
         step(
             "building the user programs",
             self.cargo("build", "user").arg("--release"),
+        )
+    }
+
+    /// As much of both as the demo needs.
+    pub fn build_demo_programs(&self) -> Result<()> {
+        step(
+            "building the server",
+            self.cargo("build", "user")
+                .args(["--release", "-p", "ivshmem-server"]),
+        )?;
+        step(
+            "building the program of the demo",
+            self.cargo("build", "tests")
+                .args(["-p", "guest", "--bin", "demo"]),
         )
     }
 }
@@ -305,13 +340,24 @@ pub fn quietly(command: &mut Command) -> Result<Output> {
     Ok(output)
 }
 
-/// Runs a command that does nothing when there is nothing to do, and says so if it was long.
+/// Runs a command that does nothing when there is nothing to do. If it takes longer, says so.
 fn step(what: &str, command: &mut Command) -> Result<()> {
     let started = Instant::now();
-    quietly(command).with_context(|| format!("{what} failed"))?;
-    let seconds = started.elapsed().as_secs_f32();
-    if seconds > 1.0 {
-        eprintln!("bed: {what}: {seconds:.1} s");
-    }
-    Ok(())
+    let (done, wait) = mpsc::channel::<()>();
+    let result = thread::scope(|scope| {
+        let speaker = scope.spawn(move || {
+            let long = wait.recv_timeout(WORTH_SAYING) == Err(RecvTimeoutError::Timeout);
+            if long {
+                eprintln!("bed: {what}");
+            }
+            long
+        });
+        let result = quietly(command);
+        drop(done);
+        if speaker.join().expect("no thread panics") {
+            eprintln!("bed: {what}: {:.1} s", started.elapsed().as_secs_f32());
+        }
+        result
+    });
+    result.with_context(|| format!("{what} failed")).map(drop)
 }

@@ -42,10 +42,7 @@ pub fn demo() -> Result<ExitCode> {
     stage.line(BOLD, "building the driver, the server and the programs");
     let bed = run::bed(None)?;
     let module = thread::scope(|scope| {
-        let programs = scope.spawn(|| {
-            bed.build_user_programs()?;
-            bed.build_test_programs()
-        });
+        let programs = scope.spawn(|| bed.build_demo_programs());
         let module = bed.module(Lane::Stock);
         programs.join().expect("no thread panics")?;
         module

@@ -34,6 +34,8 @@ pub struct Scenario {
     /// Modules of Debian's kernel for the guest's root directory; the debug kernel has them built
     /// in.
     pub modules: &'static [&'static str],
+    /// Modules of the bed's own for the guest's root directory.
+    pub bed_modules: &'static [&'static str],
     /// Programs of the bed's Debian for the guest's `/bin`.
     pub programs: &'static [&'static str],
     /// Seconds in the stock lane; the debug lane gets three times that.
@@ -50,7 +52,7 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const BOTH: &[Lane] = &[Lane::Stock, Lane::Debug];
 
-/// Debian's kernel cannot make allocations fail.
+/// Debian's kernel cannot make allocations fail, nor find leaks.
 const CHECKED: &[Lane] = &[Lane::Debug];
 
 /// What is said of them.
@@ -84,6 +86,7 @@ const SCENARIO: Scenario = Scenario {
     load: true,
     module_args: "",
     modules: &[],
+    bed_modules: &[],
     programs: &[],
     seconds: 60,
     expected: &[],
@@ -263,6 +266,21 @@ pub const SUITES: &[Suite] = &[
                 command: Some("echo 512 >/proc/sys/kernel/tainted"),
                 must_find: Some("the kernel is tainted: 0x200"),
                 ..BARE
+            },
+            Scenario {
+                name: "finds-a-leak",
+                lanes: CHECKED,
+                bed_modules: &["leak"],
+                command: Some("insmod /leak.ko"),
+                must_find: Some("kmemleak:\nunreferenced object"),
+                ..BARE
+            },
+            Scenario {
+                name: "finds-a-module-in-use",
+                device: Device::Plain,
+                command: Some("sleep 1000 </dev/ivshmem0 >/dev/null 2>&1 &"),
+                must_find: Some("the module cannot be unloaded: ivshmem"),
+                ..SCENARIO
             },
             Scenario {
                 name: "finds-a-crash",

@@ -53,19 +53,25 @@ pub fn test(bed: &Bed, lane: Option<Lane>, suite: Option<&str>) -> Result<ExitCo
     if lane.is_none() && suite.is_none() {
         check_sources(bed, &mut tally);
     }
-    match lane {
-        Some(lane) => run_lane(bed, lane, &suites, &mut tally)?,
-        None => {
-            for lane in [Lane::Stock, Lane::Debug] {
-                run_lane(bed, lane, &suites, &mut tally)?;
-            }
+    let lanes = lane.map_or(vec![Lane::Stock, Lane::Debug], |lane| vec![lane]);
+    let in_lanes = |suite: &&Suite| {
+        let mut scenarios = suite.scenarios.iter();
+        scenarios.any(|scenario| lanes.iter().any(|lane| scenario.lanes.contains(lane)))
+    };
+    if let Some(absent) = suites.iter().find(|suite| !in_lanes(suite)) {
+        ensure!(suite.is_none(), "{} is not of this lane", absent.subject);
+    }
+    for lane in lanes {
+        if let Err(error) = run_lane(bed, lane, &suites, &mut tally) {
+            println!("FAIL {:5} {error:#}", lane.name());
+            tally.count(false);
         }
     }
     println!("{} passed, {} failed", tally.passed, tally.failed);
     Ok(ExitCode::from(u8::from(tally.failed > 0)))
 }
 
-/// Formatting, lints and host tests: each counts as one.
+/// Formatting, lints, generated sources and host tests: each counts as one.
 fn check_sources(bed: &Bed, tally: &mut Tally) {
     let mut check = |what: &str, check: &dyn Fn() -> Result<()>| {
         let started = Instant::now();
@@ -94,6 +100,10 @@ fn check_sources(bed: &Bed, tally: &mut Tally) {
         build::quietly(&mut rustfmt).map(drop)
     });
     check("clippy of the module", &|| bed.module_clippy());
+    check("bindings of the header", &|| {
+        let mut generate = Command::new(format!("{SOURCE}/user/ivshmem/generate"));
+        build::quietly(generate.arg("--check")).map(drop)
+    });
     for workspace in ["tests", "user"] {
         check(&format!("rustfmt of {workspace}/"), &|| {
             let mut rustfmt = Command::new("cargo");
@@ -311,6 +321,9 @@ fn judge(bed: &Bed, lane: Lane, archive: &Archive, job: &Job) -> Result<Outcome>
         });
     }
     let mut archive = archive.clone();
+    for name in scenario.bed_modules {
+        archive.copy(&format!("{name}.ko"), &bed.bed_module(lane, name)?)?;
+    }
     let command = match scenario.command {
         Some(command) => command.to_owned(),
         None => {
