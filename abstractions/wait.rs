@@ -133,9 +133,18 @@ pub(crate) fn with_sleeper<R>(
     waits: &mut [Wait<'_>],
     f: impl FnOnce(&mut Sleeper<'_, '_>) -> R,
 ) -> R {
+    let several = waits.len() > 1;
     for wait in waits.iter() {
+        let entry = wait.entry.get();
         // SAFETY: The entry is owned by us and may be written.
-        unsafe { bindings::init_wait_entry(wait.entry.get(), 0) };
+        unsafe { bindings::init_wait_entry(entry, 0) };
+        if several {
+            // By default a wake-up takes the entry off its queue. One that comes before the task is
+            // on the other queues does not end its sleep, and must not cost it this queue.
+            //
+            // SAFETY: As above.
+            unsafe { (*entry).func = Some(bindings::default_wake_function) };
+        }
     }
     // INVARIANT: Just initialised for the current task; the slice is borrowed mutably for as long
     // as the sleeper lives, so that nobody moves its elements. It does not leave this function.
@@ -143,7 +152,7 @@ pub(crate) fn with_sleeper<R>(
 }
 
 impl Sleeper<'_, '_> {
-    /// Queues the task on all queues. A wake-up on one of them from here on ends the next
+    /// Queues the task on all queues. A wake-up on one of them after this call ends the next
     /// [`Self::sleep`], so that a condition looked at after this call cannot be missed.
     ///
     /// Returns `ERESTARTSYS` when a signal is pending; the task may not sleep then.

@@ -42,8 +42,8 @@ impl Task {
 
 /// Who is on a wait queue.
 enum Entry {
-    /// A task that is woken, and taken off the queue.
-    Task(Arc<Task>),
+    /// A task that is woken, and taken off the queue unless it is to stay.
+    Task { task: Arc<Task>, stays: bool },
     /// An open file whose own queue is woken.
     File(Arc<Queue>),
 }
@@ -82,9 +82,9 @@ impl Queue {
         }
         self.change(|entries| {
             entries.retain(|entry| match entry {
-                Entry::Task(task) => {
+                Entry::Task { task, stays } => {
                     task.wake();
-                    false
+                    *stays
                 }
                 Entry::File(queue) => {
                     queue.wake_all();
@@ -96,12 +96,14 @@ impl Queue {
 }
 
 fn remove(entries: &mut Vec<Entry>, gone: &Arc<Task>) {
-    entries.retain(|entry| !matches!(entry, Entry::Task(task) if Arc::ptr_eq(task, gone)));
+    entries.retain(|entry| !matches!(entry, Entry::Task { task, .. } if Arc::ptr_eq(task, gone)));
 }
 
 /// The current task as a sleeper on some queues.
 struct Asleep<'a> {
     queues: Vec<&'a Queue>,
+    /// Whether it stays on a queue that wakes it.
+    stays: bool,
     task: Arc<Task>,
 }
 
@@ -109,6 +111,7 @@ impl<'a> Asleep<'a> {
     fn new(queues: &[&'a Queue]) -> Self {
         Asleep {
             queues: queues.to_vec(),
+            stays: queues.len() > 1,
             task: Arc::new(Task {
                 runs: Mutex::new(true),
                 woken: Condvar::new(),
@@ -124,7 +127,10 @@ impl Sleeper for Asleep<'_> {
         for queue in &self.queues {
             queue.change(|entries| {
                 remove(entries, &self.task);
-                entries.push(Entry::Task(self.task.clone()));
+                entries.push(Entry::Task {
+                    task: self.task.clone(),
+                    stays: self.stays,
+                });
                 *self.task.runs.lock().unwrap() = false;
             });
             fence(SeqCst);
@@ -345,6 +351,29 @@ fn one_wait_for_several_vectors_misses_none() {
     });
 }
 
+/// As when another thread that waits for the same vector has to listen again.
+fn a_wake_up_for_nothing(stays: bool) {
+    model(3, move || {
+        let sources = [Source::new(), Source::new()];
+        let source = sources[0].clone();
+        let other = thread::spawn(move || {
+            source.queue.wake_all();
+            source.deliver();
+        });
+        let mut asleep = Asleep::new(&[&sources[0].queue, &sources[1].queue]);
+        asleep.stays = stays;
+        let look = || (sources[0].count() > 0).then_some(());
+        let Ok(()) = count::wait(&mut asleep, look);
+        drop(asleep);
+        other.join().unwrap();
+    });
+}
+
+#[test]
+fn a_wake_up_for_nothing_does_no_harm() {
+    a_wake_up_for_nothing(true);
+}
+
 #[test]
 fn a_reader_is_told_of_every_vector() {
     model(3, || {
@@ -466,6 +495,12 @@ mod controls {
             drop(asleep);
             peer.join().unwrap();
         });
+    }
+
+    #[test]
+    #[should_panic(expected = "deadlock")]
+    fn one_of_several_queues_is_left_too_early() {
+        super::a_wake_up_for_nothing(false);
     }
 
     #[test]
