@@ -8,7 +8,13 @@ use crate::{
     abi,
     abstractions::{
         eventfd::EventFd,
-        miscdev::OpenFile,
+        miscdev::{
+            OpenFile,
+            POLLERR,
+            POLLHUP,
+            POLLIN,
+            POLLRDNORM, //
+        },
         uaccess,
         vma::{
             self,
@@ -44,12 +50,6 @@ use core::{
     slice, //
 };
 use kernel::{
-    bindings::{
-        POLLERR,
-        POLLHUP,
-        POLLIN,
-        POLLRDNORM, //
-    },
     current,
     fs::{
         file::flags,
@@ -267,8 +267,9 @@ impl Opened {
     /// Whether events of the target come to this file.
     fn is_heard(&self, target: &Target<'_>) -> bool {
         match target {
-            Target::Source(_, abi::IVSHMEM_VECTOR_STATE) | Target::Any => true,
+            Target::Source(_, abi::IVSHMEM_VECTOR_STATE) => true,
             Target::Source(_, vector) => self.is_waited(*vector),
+            Target::Any => !self.cursors.lock().list.is_empty(),
         }
     }
 
@@ -288,7 +289,17 @@ impl Opened {
         word.xchg(bits, Full);
     }
 
-    /// Makes the file a listener of all that a call waits for, or else of nothing more.
+    /// Says that the file does not listen for waits any more. A thread that waits by it has to
+    /// listen again.
+    fn give_up(&self, listen: &Listen) {
+        self.set_waited(listen.vector, false);
+        if let Some(source) = self.device.sources().vector(listen.vector) {
+            source.look_again();
+        }
+    }
+
+    /// Makes the file a listener of all that a call waits for, or else of nothing more. `EINVAL`:
+    /// it waits for the subscription, and there is none.
     fn listen(&self, wanted: &[Wanted<'_>]) -> Result {
         if wanted.iter().all(|wanted| self.is_heard(&wanted.target)) {
             return Ok(());
@@ -296,32 +307,31 @@ impl Opened {
         let mut interests = self.interests.lock();
         let before = interests.waited.len();
         let result = wanted.iter().try_for_each(|wanted| {
-            if let (false, Target::Source(_, vector)) =
-                (self.is_heard(&wanted.target), &wanted.target)
-            {
-                interests.waited.reserve(1, GFP_KERNEL_ACCOUNT)?;
-                let listen = Listen::new(&self.device, *vector)?;
-                interests.waited.push(listen, GFP_KERNEL_ACCOUNT)?;
-                self.set_waited(*vector, true);
+            if self.is_heard(&wanted.target) {
+                return Ok(());
             }
+            let Target::Source(_, vector) = &wanted.target else {
+                return Err(EINVAL);
+            };
+            interests.waited.reserve(1, GFP_KERNEL_ACCOUNT)?;
+            let listen = Listen::new(&self.device, *vector)?;
+            interests.waited.push(listen, GFP_KERNEL_ACCOUNT)?;
+            self.set_waited(*vector, true);
             Ok(())
         });
         while result.is_err() && interests.waited.len() > before {
             if let Some(listen) = interests.waited.pop() {
-                self.set_waited(listen.vector, false);
+                self.give_up(&listen);
             }
         }
         result
     }
 
     fn target(&self, vector: u32) -> Result<Target<'_>> {
-        if vector != abi::IVSHMEM_VECTOR_ANY {
-            return Ok(Target::Source(self.device.sources().get(vector)?, vector));
+        if vector == abi::IVSHMEM_VECTOR_ANY {
+            return Ok(Target::Any);
         }
-        if self.cursors.lock().list.is_empty() {
-            return Err(EINVAL);
-        }
-        Ok(Target::Any)
+        Ok(Target::Source(self.device.sources().get(vector)?, vector))
     }
 
     fn count(&self, target: &Target<'_>) -> u64 {
@@ -338,7 +348,7 @@ impl Opened {
         }
     }
 
-    /// Waits until `look` says `true`. It says `false` if a vector has to be listened to again,
+    /// Waits until `look` says `true`. It says `false` if something has to be listened to again,
     /// because somebody else with this file has unsubscribed from it.
     ///
     /// If a signal ends the wait, `timeout` becomes the one to go on with.
@@ -475,9 +485,9 @@ impl Opened {
         };
         let mut queues = [Wait::new(self.queue_of(&wanted.target))];
         let listen = || self.listen(slice::from_ref(&wanted));
-        let look = || match self.count(&wanted.target) != wanted.seen {
-            true => Some(true),
-            false => (!self.is_heard(&wanted.target)).then_some(false),
+        let look = || match self.is_heard(&wanted.target) {
+            true => (self.count(&wanted.target) != wanted.seen).then_some(true),
+            false => Some(false),
         };
         match self.wait(&mut queues, &mut timeout, listen, look) {
             Ok(()) => {
@@ -514,9 +524,9 @@ impl Opened {
         }
         let moved = |wanted: &Wanted<'_>| self.count(&wanted.target) != wanted.seen;
         let listen = || self.listen(&wanted);
-        let look = || match wanted.iter().any(moved) {
-            true => Some(true),
-            false => (!wanted.iter().all(|wanted| self.is_heard(&wanted.target))).then_some(false),
+        let look = || match wanted.iter().all(|wanted| self.is_heard(&wanted.target)) {
+            true => wanted.iter().any(moved).then_some(true),
+            false => Some(false),
         };
         match self.wait(&mut queues, &mut timeout, listen, look) {
             Ok(()) => {}
@@ -627,11 +637,7 @@ impl Opened {
         self.set_cursors(&interests.subscribed, list);
         interests.waited.retain(|listen| {
             if is_meant(listen.vector) {
-                self.set_waited(listen.vector, false);
-                // A thread that waits for it has to listen again.
-                if let Some(source) = self.device.sources().vector(listen.vector) {
-                    source.look_again();
-                }
+                self.give_up(listen);
             }
             !is_meant(listen.vector)
         });

@@ -24,7 +24,10 @@ use kernel::{
     device,
     error::to_result,
     ffi,
-    fmt,
+    fmt::{
+        self,
+        Write, //
+    },
     fs::File,
     iov::IovIterDest,
     mm::virt::VmaNew,
@@ -34,7 +37,10 @@ use kernel::{
     },
     prelude::*,
     seq_file::SeqFile,
-    str::CString,
+    str::{
+        CString,
+        Formatter, //
+    },
     sync::Arc,
     types::Opaque,
     uaccess::UserPtr, //
@@ -44,6 +50,17 @@ use kernel::{
 const FMODE_NOWAIT: u32 = 1 << 27;
 /// Likewise.
 const IOCB_NOWAIT: ffi::c_int = 8;
+
+/// The longest value of an attribute, with its newline and a NUL.
+const MAX_VALUE: usize = 64;
+
+/// What [`OpenFile::poll`] returns.
+pub(crate) use kernel::bindings::{
+    POLLERR,
+    POLLHUP,
+    POLLIN,
+    POLLRDNORM, //
+};
 
 /// An open file of a misc device.
 pub(crate) trait OpenFile: Send + Sync + Sized + 'static {
@@ -198,13 +215,14 @@ unsafe extern "C" fn show<T: OpenFile>(
     let attribute = unsafe { container_of!(attr, Attribute<<T::Shared as Attributes>::Id>, attr) };
     // SAFETY: The table of attributes lives as long as the registration.
     let id = unsafe { (*attribute).id };
-    match CString::try_from_fmt(fmt!("{}\n", Show(&**shared, id))) {
-        // SAFETY: sysfs hands a page to write to; the format takes one string.
-        Ok(text) => unsafe {
-            bindings::sysfs_emit(buf, c"%s".as_char_ptr(), text.as_char_ptr()) as isize
-        },
-        Err(err) => err.to_errno() as isize,
+    // Formatted once: the value may be another the next time.
+    let mut text = [0; MAX_VALUE];
+    let value = Show(&**shared, id);
+    if Formatter::new(&mut text).write_fmt(fmt!("{value}\n\0")).is_err() {
+        return EOVERFLOW.to_errno() as isize;
     }
+    // SAFETY: sysfs hands a page to write to; the format takes one string, which ends with a NUL.
+    unsafe { bindings::sysfs_emit(buf, c"%s".as_char_ptr(), text.as_ptr()) as isize }
 }
 
 struct FileOperations(bindings::file_operations);
@@ -225,6 +243,7 @@ impl<T: OpenFile> Operations<T> {
         #[cfg(CONFIG_COMPAT)]
         compat_ioctl: bindings::compat_ptr_ioctl,
         mmap: Some(Self::mmap),
+        #[cfg(CONFIG_TRANSPARENT_HUGEPAGE)]
         get_unmapped_area: Some(bindings::thp_get_unmapped_area),
         show_fdinfo: Some(Self::show_fdinfo),
         ..pin_init::zeroed()
@@ -252,7 +271,7 @@ impl<T: OpenFile> Operations<T> {
         let registration = unsafe { container_of!(misc, Registration<T>, misc) };
         // SAFETY: `misc_open()` holds off `misc_deregister()`, and so the drop, during this call.
         let shared = unsafe { &(*registration).shared };
-        // SAFETY: The file is valid for the duration of this call and has no `fdget_pos()` user.
+        // SAFETY: The file is valid for the duration of this call, and this thread holds no position.
         let file = unsafe { File::from_raw_file(raw) };
         let this = match T::open(shared, file) {
             Ok(this) => this,
@@ -331,7 +350,7 @@ impl<T: OpenFile> Operations<T> {
     ) -> ffi::c_long {
         // SAFETY: The file is open during this call.
         let this = unsafe { Self::this(file) };
-        // SAFETY: The file is valid for the duration of this call and has no `fdget_pos()` user.
+        // SAFETY: The file is valid for the duration of this call, and this thread holds no position.
         let file = unsafe { File::from_raw_file(file) };
         match this.ioctl(file, cmd, UserPtr::from_addr(arg)) {
             Ok(value) => value as ffi::c_long,

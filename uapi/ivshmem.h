@@ -269,10 +269,13 @@ struct ivshmem_mapping {
 /* 0xBB is not used by another driver. */
 #define IVSHMEM_IOC_TYPE	0xBB
 
-/* What the device is and has. */
+/*
+ * What the device is and has. EIO: the device does not answer, because it is
+ * being reset or has been pulled out. In the latter case ENODEV follows.
+ */
 #define IVSHMEM_IOC_INFO	_IOR(IVSHMEM_IOC_TYPE, 0x00, struct ivshmem_info)
 
-/* Just ivshmem_info.ivposition, read from the device. */
+/* Just ivshmem_info.ivposition, read from the device. EIO: as with INFO. */
 #define IVSHMEM_IOC_IVPOSITION	_IOR(IVSHMEM_IOC_TYPE, 0x01, __s32)
 
 /*
@@ -289,7 +292,8 @@ struct ivshmem_mapping {
  * Wait. 0: the count differs from the one given. ETIMEDOUT: it did not in
  * time. EINTR: a signal came (a handler installed with SA_RESTART lets the
  * call go on until the time it was to end at). EINVAL: no such vector,
- * or IVSHMEM_VECTOR_ANY without a subscription.
+ * or IVSHMEM_VECTOR_ANY without a subscription, which also ends a wait that has
+ * begun with one.
  */
 #define IVSHMEM_IOC_WAIT	_IOWR(IVSHMEM_IOC_TYPE, 0x04, struct ivshmem_wait)
 
@@ -305,7 +309,7 @@ struct ivshmem_mapping {
  * read(): as many struct ivshmem_event as have moved and fit, and the cursor
  * moves to the counts returned. Blocks while there are none; EAGAIN with
  * O_NONBLOCK; EINVAL when the buffer holds less than one record or nothing is
- * subscribed.
+ * subscribed (EOPNOTSUPP if the device has no interrupts).
  */
 #define IVSHMEM_IOC_SUBSCRIBE	_IOW(IVSHMEM_IOC_TYPE, 0x06, struct ivshmem_subscribe)
 
