@@ -159,15 +159,16 @@ impl Device {
         self.sources.wake_all();
     }
 
-    /// Reads IVPosition: 0 without the register, -1 while the device is not ready.
+    /// Reads IVPosition: 0 without the register, -1 while the device is not ready. `EIO`: the
+    /// device does not answer, because it is being reset or has been pulled out.
     pub(crate) fn iv_position(&self) -> Result<i32> {
         let Some(bar) = &self.bar else {
             return Ok(0);
         };
         let bar = bar.try_access().ok_or(ENODEV)?;
         match bar.read(regs::IV_POSITION).into_raw() {
-            // Only revision 0 is ever not ready; another that reads so has been pulled out.
-            regs::ALL_ONES if self.identity.revision > 0 => Err(ENODEV),
+            // Only revision 0 is ever not ready.
+            regs::ALL_ONES if self.identity.revision > 0 => Err(EIO),
             id => Ok(id as i32),
         }
     }

@@ -130,11 +130,12 @@ impl pci::Driver for IvshmemDriver {
             let teardown = Teardown(device.clone());
             let pages = *module_parameters::pages.value_ref();
             device.memory().claim(pdev, request, pages)?;
-            let iv_position = device.iv_position().inspect_err(|_| {
+            let iv_position = device.iv_position().map_err(|_| {
                 dev_err!(
                     pdev,
                     "IVPosition reads all ones: the device does not answer\n"
-                )
+                );
+                ENODEV
             })?;
             let watch = Watch::new(&device)?;
             let watching = match device.look_if_ready() {

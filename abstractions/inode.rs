@@ -84,8 +84,8 @@ impl MappingInode {
     /// Says that mappings are of memory, not of a cache of it: huge leaves then do not depend on
     /// the settings for transparent huge pages. To be called before there are mappings.
     pub(crate) fn set_dax(&self) {
-        // SAFETY: Nobody else knows the inode yet.
-        unsafe { (*self.0.as_ptr()).i_flags |= bindings::S_DAX };
+        // SAFETY: We own a reference to the inode by the type invariants.
+        unsafe { bindings::inode_set_flags(self.0.as_ptr(), bindings::S_DAX, bindings::S_DAX) };
     }
 
     /// Removes all pages of all mappings from the page tables.

@@ -34,21 +34,26 @@ const fn words<T>() -> usize {
     size_of::<T>() / size_of::<u64>()
 }
 
+/// A structure, aligned as a 64-bit word.
+#[repr(C, align(8))]
+struct Aligned<T>(T);
+
 /// Reads a structure of 64-bit words.
 #[inline]
 pub(crate) fn read<T: FromBytes + IntoBytes>(from: UserPtr) -> Result<T> {
-    let mut value = T::new_zeroed();
-    let to = ptr::from_mut(&mut value).cast();
+    let mut value = Aligned(T::new_zeroed());
+    let to = ptr::from_mut(&mut value.0).cast();
     // SAFETY: `value` has this number of words, and takes any bytes.
     if !unsafe { ivshmem_helper_read_user(to, from.as_const_ptr(), const { words::<T>() }) } {
         return Err(EFAULT);
     }
-    Ok(value)
+    Ok(value.0)
 }
 
 /// Writes a structure of 64-bit words.
 #[inline]
 pub(crate) fn write<T: IntoBytes + Immutable>(to: UserPtr, value: &T) -> Result {
+    const { assert!(align_of::<T>() >= align_of::<u64>()) };
     let from = ptr::from_ref(value).cast();
     // SAFETY: `value` has this number of words, and no padding.
     if !unsafe { ivshmem_helper_write_user(to.as_mut_ptr(), from, const { words::<T>() }) } {
