@@ -849,6 +849,8 @@ impl OpenFile for Opened {
         self.device.check()?;
         // No waiting here: the process's memory map is locked.
         if !self.device.is_ready() {
+            // It may have gone just now.
+            self.device.check()?;
             return Err(EAGAIN);
         }
         let offset = vma::page_offset(vma) as u64;

@@ -290,8 +290,12 @@ pub fn qemu(
                 "isa-serial,chardev=line{index},index={index},iobase={port},irq={interrupt}"
             ));
     }
+    // A host that is busy must not look like a guest that hangs; and tests read the whole log.
+    let patient = "watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120 \
+                   workqueue.watchdog_thresh=120 log_buf_len=4M";
     let append = format!(
-        "console=ttyS0 no_timer_check loglevel=5 printk.time=1 panic=-1 oops=panic kunit.enable=0 {}",
+        "console=ttyS0 no_timer_check loglevel=5 printk.time=1 panic=-1 oops=panic kunit.enable=0 \
+         {patient} {}",
         plan.kernel_args
     );
     let errors = Guest::errors(number, scratch);

@@ -59,10 +59,11 @@ impl Model {
         assert_eq!(self.tell("violations"), "");
     }
 
-    /// The JSON properties to plug it in with.
+    /// The JSON properties to plug it in with. Writes are not posted: what a test tells the model
+    /// must not overtake what the driver has written before.
     pub fn properties(&self, bus: &str, more: &str) -> String {
         format!(
-            r#"{{"driver":"vfio-user-pci","id":"model-{}","bus":"{bus}","socket":{{"type":"unix","path":"{}"}}{more}}}"#,
+            r#"{{"driver":"vfio-user-pci","id":"model-{}","bus":"{bus}","x-no-posted-writes":true,"socket":{{"type":"unix","path":"{}"}}{more}}}"#,
             self.name, self.socket
         )
     }
