@@ -65,7 +65,7 @@ fn a_doorbell_device_is_described() {
         "{}",
         info.page_size
     );
-    assert_eq!(info.reserved, [0; 2]);
+    assert_eq!(info.reserved, [0; 3]);
 }
 
 fn the_pci_device_is_as_qemu_makes_it() {
