@@ -15,7 +15,6 @@ use guest::abi::*;
 use guest::dev::{Device, NODE, PAGE, WRITE};
 use guest::model::{Model, interrupts, open, open_as};
 use guest::pci::{self, Pci};
-use guest::task::until;
 use guest::{cases, scenario, size};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::OFlags;
