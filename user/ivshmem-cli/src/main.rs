@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, error::ErrorKind};
 use ivshmem::{
     Access, Device, Event, Info, Interrupt, MappedBy, Memory, MemoryType, OpenOptions, Timeout,
     VECTOR_STATE, Vector, devices, parse_size,
@@ -22,7 +22,7 @@ type Result<T = (), E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
 /// Look at, read, write, ring and wait for ivshmem devices
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "ivshmem", version)]
 struct Args {
     /// The device [default: the one there is]
     #[arg(short, long, global = true, value_name = "PATH")]
@@ -309,7 +309,8 @@ fn map(device: &Device, range: &Range) -> Result<(Memory, usize, usize)> {
         .is_none_or(|end| end > size)
     {
         return Err(format!(
-            "{length} bytes at {} are not within the {size} bytes of shared memory",
+            "{length} bytes at {} are not within the {size} bytes of shared memory: choose another \
+             --offset or --length",
             range.offset
         )
         .into());
@@ -336,16 +337,29 @@ fn pieces(
 
 fn write(device: &Device, offset: u64) -> Result {
     let memory = device.map_all(Access::ReadWrite)?;
-    let mut offset = usize::try_from(offset)?;
+    let size = memory.len();
+    let Some(mut at) = usize::try_from(offset).ok().filter(|at| *at <= size) else {
+        return Err(format!(
+            "{offset} is not within the {size} bytes of shared memory: choose another --offset"
+        )
+        .into());
+    };
     let mut piece = [0; 1 << 16];
     let mut input = io::stdin().lock();
     loop {
-        match input.read(&mut piece)? {
+        let length = match input.read(&mut piece)? {
             0 => return Ok(()),
-            length => {
-                memory.write(offset, &piece[..length])?;
-                offset += length;
-            }
+            length => length,
+        };
+        let fits = length.min(size - at);
+        memory.write(at, &piece[..fits])?;
+        at += fits;
+        if fits < length {
+            return Err(format!(
+                "the input goes on where the {size} bytes of shared memory end: write less, or \
+                 choose another --offset"
+            )
+            .into());
         }
     }
 }
@@ -404,8 +418,34 @@ fn run(args: Args) -> Result<ExitCode> {
     Ok(status)
 }
 
+/// Says what is wrong with the arguments, in a line as for any other mistake; or what was asked for.
+///
+/// Clap's own status would be that of a wait whose time is over.
+fn refuse(error: &clap::Error) -> ExitCode {
+    if let ErrorKind::DisplayHelp
+    | ErrorKind::DisplayVersion
+    | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand = error.kind()
+    {
+        // Nobody may care.
+        let _ = error.print();
+        return ExitCode::from(u8::from(error.use_stderr()));
+    }
+    let text = error.to_string();
+    let reason = text.split("\n\n").next().unwrap_or(&text);
+    let words: Vec<&str> = reason
+        .trim_start_matches("error: ")
+        .split_whitespace()
+        .collect();
+    eprintln!("ivshmem: {} (try --help)", words.join(" "));
+    ExitCode::FAILURE
+}
+
 fn main() -> ExitCode {
-    match run(Args::parse()) {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return refuse(&error),
+    };
+    match run(args) {
         Ok(status) => status,
         // Whoever read our output has seen enough.
         Err(error)
