@@ -26,10 +26,20 @@ fn places(suite: &str) -> [String; 3] {
     ]
 }
 
+/// Whether a source has a test of this name that is run: a function alone is not.
+fn runs(source: &str, case: &str) -> bool {
+    let mut lists = source
+        .split("cases![")
+        .skip(1)
+        .filter_map(|list| list.split(']').next());
+    let mut tests = source.split("#[test]\n").skip(1);
+    lists.any(|list| list.split(',').any(|name| name.trim() == case))
+        || tests.any(|test| test.trim_start().starts_with(&format!("fn {case}()")))
+}
+
 fn has_case(suite: &str, case: &str) -> bool {
     places(suite).iter().any(|path| {
-        fs::read_to_string(repository().join(path))
-            .is_ok_and(|source| source.contains(&format!("fn {case}()")))
+        fs::read_to_string(repository().join(path)).is_ok_and(|source| runs(&source, case))
     })
 }
 
@@ -59,6 +69,22 @@ fn the_tests_they_name_exist() {
         named > 50,
         "only {named}: this test looks for the wrong thing"
     );
+}
+
+#[test]
+fn a_function_alone_is_no_test() {
+    let source = "fn helper() {}\nfn case() {}\n#[test]\nfn test() {}\n\
+        #[test]\n#[ignore]\nfn ignored() {}\ncases![\n    case,\n    other]";
+    for (name, is_run) in [
+        ("case", true),
+        ("other", true),
+        ("test", true),
+        ("helper", false),
+        ("ignored", false),
+        ("cas", false),
+    ] {
+        assert_eq!(runs(source, name), is_run, "{name}");
+    }
 }
 
 #[test]
