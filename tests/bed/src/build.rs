@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{FlockOperation, flock};
+use serde_json::Value;
 
 use crate::Lane;
 
@@ -241,6 +242,7 @@ impl Bed {
             self.cargo("build", "tests")
                 .args(["-p", "guest", "-p", "device-model"]),
         )
+        .map(drop)
     }
 
     /// A program of the user workspace: the CLI or the server.
@@ -257,6 +259,25 @@ impl Bed {
             "building the user programs",
             self.cargo("build", "user").arg("--release"),
         )
+        .map(drop)
+    }
+
+    /// Builds one of the library's test programs, unless nothing changed, and returns it.
+    pub fn library_test(&self, name: &str) -> Result<PathBuf> {
+        let mut cargo = self.cargo("test", "user");
+        cargo
+            .args(["--release", "--no-run", "-p", "ivshmem", "--test", name])
+            .args(["--message-format", "json-render-diagnostics"]);
+        let output = step("building the library's tests", &mut cargo)?;
+        // The name of the program has a hash in it that only cargo knows.
+        for message in serde_json::Deserializer::from_slice(&output.stdout).into_iter::<Value>() {
+            let message = message?;
+            let program = message["executable"].as_str();
+            if let Some(program) = program.filter(|_| message["target"]["name"] == name) {
+                return Ok(program.into());
+            }
+        }
+        bail!("cargo does not say where the test program {name} is")
     }
 
     /// As much of both as the demo needs.
@@ -271,6 +292,7 @@ impl Bed {
             self.cargo("build", "tests")
                 .args(["-p", "guest", "--bin", "demo"]),
         )
+        .map(drop)
     }
 }
 
@@ -341,7 +363,7 @@ pub fn quietly(command: &mut Command) -> Result<Output> {
 }
 
 /// Runs a command that does nothing when there is nothing to do. If it takes longer, says so.
-fn step(what: &str, command: &mut Command) -> Result<()> {
+fn step(what: &str, command: &mut Command) -> Result<Output> {
     let started = Instant::now();
     let (done, wait) = mpsc::channel::<()>();
     let result = thread::scope(|scope| {
@@ -359,5 +381,5 @@ fn step(what: &str, command: &mut Command) -> Result<()> {
         }
         result
     });
-    result.with_context(|| format!("{what} failed")).map(drop)
+    result.with_context(|| format!("{what} failed"))
 }

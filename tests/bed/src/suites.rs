@@ -38,6 +38,10 @@ pub struct Scenario {
     pub bed_modules: &'static [&'static str],
     /// Programs of the bed's Debian for the guest's `/bin`.
     pub programs: &'static [&'static str],
+    /// Programs of `user/` for the same place.
+    pub user_programs: &'static [&'static str],
+    /// Test programs of the library in `user/`, as well.
+    pub library_tests: &'static [&'static str],
     /// Seconds it takes at the most on a machine that has nothing else to do.
     pub seconds: u64,
     /// Parts of warnings that the scenario provokes.
@@ -88,6 +92,8 @@ const SCENARIO: Scenario = Scenario {
     modules: &[],
     bed_modules: &[],
     programs: &[],
+    user_programs: &[],
+    library_tests: &[],
     seconds: 60,
     expected: &[],
     command: None,
@@ -649,6 +655,15 @@ pub const SUITES: &[Suite] = &[
             lanes: &[Lane::Stock],
             device: Device::Both,
             programs: &["/usr/bin/udevadm"],
+            ..SCENARIO
+        }],
+    },
+    Suite {
+        subject: "user",
+        scenarios: &[Scenario {
+            name: "alone",
+            user_programs: &["ivshmem"],
+            library_tests: &["device"],
             ..SCENARIO
         }],
     },

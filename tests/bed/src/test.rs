@@ -335,6 +335,12 @@ fn judge(bed: &Bed, lane: Lane, archive: &Archive, job: &Job) -> Result<Outcome>
             for program in scenario.programs {
                 archive.program(Path::new(program))?;
             }
+            for program in scenario.user_programs {
+                archive.copy(&format!("bin/{program}"), &bed.user_program(program))?;
+            }
+            for test in scenario.library_tests {
+                archive.copy(&format!("bin/{test}"), &bed.library_test(test)?)?;
+            }
             format!("/test {}", scenario.name)
         }
     };

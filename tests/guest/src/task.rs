@@ -103,6 +103,14 @@ fn asleep(tid: Pid) {
     until("the thread is to fall asleep", || is_asleep(tid));
 }
 
+/// Waits until a task sleeps in one system call and no other.
+#[track_caller]
+pub fn asleep_in(tid: Pid, call: libc::c_long) {
+    until("the process is to fall asleep", || {
+        sleeps_in(tid) == Some(call)
+    });
+}
+
 /// The system calls that tests sleep in. Others may sleep as well, but not for what a test wants.
 const SLEEPS: [libc::c_long; 11] = [
     libc::SYS_read,
@@ -120,9 +128,13 @@ const SLEEPS: [libc::c_long; 11] = [
 
 /// Whether a task sleeps in a system call; one that has ended does not.
 fn is_asleep(tid: Pid) -> bool {
-    let text = fs::read_to_string(format!("/proc/{}/syscall", tid.as_raw_pid()));
-    let number = |text: &str| text.split(' ').next()?.parse().ok();
-    text.is_ok_and(|text| number(&text).is_some_and(|number| SLEEPS.contains(&number)))
+    sleeps_in(tid).is_some_and(|number| SLEEPS.contains(&number))
+}
+
+/// The number of the system call that a task sleeps in.
+fn sleeps_in(tid: Pid) -> Option<libc::c_long> {
+    let text = fs::read_to_string(format!("/proc/{}/syscall", tid.as_raw_pid())).ok()?;
+    text.split(' ').next()?.parse().ok()
 }
 
 /// How a process has ended.

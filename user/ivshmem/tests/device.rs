@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
 //! The library on a real device: `/dev/ivshmem0` of a guest, which is to be an ivshmem-doorbell
-//! with two vectors or more. Run them there with `--include-ignored`, one at a time.
+//! with two vectors or more. Run them there with `--include-ignored`, one at a time, as the suite
+//! `user` does.
 
 use std::{
     os::fd::{AsFd, OwnedFd},
