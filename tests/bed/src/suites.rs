@@ -459,8 +459,6 @@ pub const SUITES: &[Suite] = &[
         subject: "kexec",
         scenarios: &[Scenario {
             name: "both",
-            // The debug kernel is without the call that needs no tool.
-            lanes: &[Lane::Stock],
             device: Device::Doorbell,
             load: false,
             memory: 512,
@@ -515,11 +513,10 @@ pub const SUITES: &[Suite] = &[
             },
             Scenario {
                 name: "guests",
-                lanes: &[Lane::Stock],
                 guests: 8,
                 vectors: 8,
                 smp: 1,
-                seconds: 180,
+                seconds: 200,
                 ..SCENARIO
             },
         ],
@@ -651,8 +648,6 @@ pub const SUITES: &[Suite] = &[
         subject: "udev",
         scenarios: &[Scenario {
             name: "both",
-            // The debug kernel has nothing for udev, and the rules nothing to do with the kernel.
-            lanes: &[Lane::Stock],
             device: Device::Both,
             programs: &["/usr/bin/udevadm"],
             ..SCENARIO
