@@ -414,7 +414,7 @@ pub const SUITES: &[Suite] = &[
             Scenario {
                 name: "often",
                 device: Device::Both,
-                seconds: 600,
+                seconds: 900,
                 ..PLUGS
             },
         ],
