@@ -72,6 +72,9 @@ const FAULTS: &[&str] = &[
     "kobject_add_internal failed",
 ];
 
+/// What the kernel says when it gives up on an interrupt line, and who had it.
+const NOBODY: &[&str] = &["nobody cared", "irq6handle"];
+
 /// What a scenario is where it does not say otherwise.
 const SCENARIO: Scenario = Scenario {
     name: "",
@@ -369,6 +372,12 @@ pub const SUITES: &[Suite] = &[
                 name: "peers",
                 guests: 2,
                 device: Device::Doorbell,
+                ..PLUGS
+            },
+            Scenario {
+                name: "stuck",
+                expected: NOBODY,
+                seconds: 240,
                 ..PLUGS
             },
         ],

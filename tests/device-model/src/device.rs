@@ -59,6 +59,8 @@ pub struct Device {
     violations: Vec<String>,
     resets: u32,
     status_reads: u32,
+    last_status: u32,
+    dead_reads: u32,
 }
 
 impl Device {
@@ -80,6 +82,8 @@ impl Device {
             violations: Vec::new(),
             resets: 0,
             status_reads: 0,
+            last_status: 0,
+            dead_reads: 0,
             shape,
         }
     }
@@ -125,6 +129,11 @@ impl Device {
         data.fill(0);
         if self.dead {
             data.fill(0xff);
+            self.dead_reads += 1;
+            if offset == STATUS {
+                self.spurious = self.spurious.saturating_sub(1);
+                self.assert();
+            }
             return;
         }
         if data.len() != 4 || offset % 4 != 0 {
@@ -168,6 +177,7 @@ impl Device {
     fn read_status(&mut self) -> u32 {
         self.status_reads += 1;
         let status = std::mem::take(&mut self.status);
+        self.last_status = status;
         self.spurious = self.spurious.saturating_sub(1);
         if self.storm > 0 {
             self.storm -= 1;
@@ -277,7 +287,10 @@ impl Device {
                 self.ready = Ready::Now;
             }
             "unready" => self.ready = Ready::WhenTold,
-            "interrupt" => self.interrupt(number(Some(0))? as usize, 1),
+            "interrupt" => {
+                let vector = number(Some(0))? as usize;
+                self.interrupt(vector, number(Some(1))?.into());
+            }
             "status" => self.status = number(None)?,
             "spurious" => self.spurious = number(None)?,
             "storm" => {
@@ -297,7 +310,8 @@ impl Device {
             "violations" => return Ok(std::mem::take(&mut self.violations).join("; ")),
             "state" => {
                 return Ok(format!(
-                    "command={} mask={} status={} pending={} line={} resets={} status_reads={}",
+                    "command={} mask={} status={} pending={} line={} resets={} status_reads={} \
+                     last_status={} dead_reads={}",
                     self.config.command(),
                     self.mask,
                     self.status,
@@ -305,6 +319,8 @@ impl Device {
                     u8::from(self.line.is_some()),
                     self.resets,
                     self.status_reads,
+                    self.last_status,
+                    self.dead_reads,
                 ));
             }
             _ => return Err(format!("no such command: {verb}")),
@@ -456,6 +472,8 @@ mod tests {
         });
         device.interrupt(0, 0x102);
         assert_eq!(read(&mut device, 4), 2);
+        device.command("interrupt 0 3").unwrap();
+        assert_eq!(read(&mut device, 4), 3);
     }
 
     #[test]
@@ -473,6 +491,13 @@ mod tests {
         let mut device = device(Shape::default());
         device.command("die").unwrap();
         assert_eq!(read(&mut device, 8), u32::MAX);
+        device.command("spurious 1").unwrap();
+        assert_eq!(read(&mut device, 4), u32::MAX);
+        let state = device.command("state").unwrap();
+        assert!(
+            state.contains("pending=0") && state.contains("dead_reads=2"),
+            "{state}"
+        );
         device.command("live").unwrap();
         assert_eq!(read(&mut device, 8), 7);
     }

@@ -14,9 +14,9 @@
 //! standard output:
 //!
 //! - `ready [ID]`, `unready`: the device has its ID and its memory; it has them no more.
-//! - `interrupt [VECTOR]`: a peer rings.
+//! - `interrupt [VECTOR [COUNT]]`: a peer rings, so often before the device looks.
 //! - `status VALUE`: Interrupt Status becomes this.
-//! - `spurious N`: INTx is asserted, and Status is 0, until it was read N times.
+//! - `spurious N`: INTx is asserted, and not by Status, until that was read N times.
 //! - `storm N`: Status is 1, and 1 again each time it was read, N times.
 //! - `die`, `live`: all reads are all ones and no write has an effect, as if it were unplugged.
 //! - `rings`: which doorbells were rung since the last such command, as `PEER:VECTOR`.

@@ -5,6 +5,7 @@
 use std::env;
 use std::ffi::CString;
 use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 
 use rustix::io::Errno;
@@ -134,6 +135,22 @@ pub struct Line {
     /// 7 is for debugging, 6 information, below that something is wrong.
     pub level: u8,
     pub text: String,
+}
+
+/// Waits until the kernel says something with this in it.
+pub fn logged(what: &str) {
+    let mut log = File::open("/dev/kmsg").expect("/dev/kmsg");
+    log.seek(SeekFrom::End(0)).expect("/dev/kmsg");
+    let mut record = [0; 8192];
+    loop {
+        match log.read(&mut record) {
+            Ok(length) if String::from_utf8_lossy(&record[..length]).contains(what) => return,
+            Ok(_) => {}
+            // Records were lost before they were read.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+            Err(error) => panic!("/dev/kmsg: {error}"),
+        }
+    }
 }
 
 /// The kernel's log.

@@ -8,7 +8,7 @@ use guest::abi::*;
 use guest::dev::{LONG, SHORT};
 use guest::model::{Model, interrupts, names, new_device, open};
 use guest::task::{spawn, until};
-use guest::{cases, guest, host, scenario};
+use guest::{cases, guest, host, pci, scenario};
 use rustix::io::Errno;
 
 const ALL_BITS: u32 = u32::MAX;
@@ -32,11 +32,13 @@ fn a_ring_is_an_event() {
     let model = Model::start("line", "");
     let device = open(&model.plug("rp0"));
     let mut seen = device.settle(0);
+    let reads = model.state("status_reads");
     for _ in 0..100 {
         model.tell("interrupt");
         seen = device.moved(0, seen);
     }
     assert_eq!(model.state("status"), 0);
+    assert_eq!(model.state("status_reads"), reads + 100, "once each");
     model.is_content();
 }
 
@@ -124,6 +126,21 @@ fn any_status_is_ours() {
     }
 }
 
+/// As that QEMU did it.
+fn rings_that_coalesce_are_an_event() {
+    let model = Model::start("line", "--counter-status");
+    let device = open(&model.plug("rp0"));
+    let mut seen = device.settle(0);
+    for rings in [2, 4, 254] {
+        model.tell(&format!("interrupt 0 {rings}"));
+        assert_eq!(device.moved(0, seen), seen + 1);
+        assert_eq!(model.state("last_status"), rings);
+        seen += 1;
+    }
+    assert_eq!(device.count(0), seen);
+    model.is_content();
+}
+
 fn a_status_of_0_is_not_ours() {
     let model = Model::start("line", "");
     let device = open(&model.plug("rp0"));
@@ -136,16 +153,19 @@ fn a_status_of_0_is_not_ours() {
     model.is_content();
 }
 
+/// What reads all ones has been pulled out: it is another that asserts the line.
 fn all_ones_are_not_ours() {
     let model = Model::start("line", "");
     let device = open(&model.plug("rp0"));
     let seen = device.settle(0);
-    model.tell("spurious 100");
     model.tell("die");
+    model.tell("spurious 100");
+    until("the line is released", || model.state("pending") == 0);
+    assert_eq!(model.state("dead_reads"), 100);
     assert_eq!(device.wait(0, seen, SHORT), Err(Errno::TIMEDOUT));
     model.tell("live");
-    until("the line is released", || model.state("pending") == 0);
-    assert_eq!(device.count(0), seen);
+    model.tell("interrupt");
+    assert_eq!(device.wait(0, seen, LONG), Ok(seen + 1));
 }
 
 fn a_storm_is_survived() {
@@ -156,6 +176,43 @@ fn a_storm_is_survived() {
     until("the storm ends", || model.state("pending") == 0);
     until("all is counted", || device.count(0) == seen + 5001);
     device.settle(0);
+    model.is_content();
+}
+
+/// Nobody can quiet a device that keeps asserting its line, so the kernel stops listening to it.
+fn a_stuck_line_harms_nobody() {
+    let model = Model::start("line", "");
+    let pci = model.plug("rp0");
+    let device = open(&pci);
+    let seen = device.settle(0);
+    let stick = || {
+        let given_up = spawn(|| pci::logged("nobody cared"));
+        given_up.asleep();
+        model.tell("spurious 4294967295");
+        given_up.join_within(8);
+    };
+    stick();
+    // It is still stuck, and that is no reason for an event.
+    assert_eq!(device.count(0), seen);
+    let sleeper = spawn({
+        let device = open(&pci);
+        move || device.wait(0, seen, LONG)
+    });
+    sleeper.asleep();
+    pci.unbind();
+    assert_eq!(sleeper.join(), Err(Errno::NODEV));
+    assert_eq!(model.state("mask"), 0);
+    drop(device);
+    model.tell("spurious 0");
+    pci.bind();
+    let device = open(&pci);
+    let seen = device.settle(0);
+    // And once more, to the end of the device.
+    stick();
+    let sleeper = spawn(move || device.wait(0, seen, LONG));
+    sleeper.asleep();
+    model.unplug();
+    assert_eq!(sleeper.join(), Err(Errno::NODEV));
     model.is_content();
 }
 
@@ -172,9 +229,9 @@ fn the_line_is_shared() {
     seen.push(first.name);
     new_device(&seen);
     until("both are bound", || {
-        guest::pci::devices().iter().all(|pci| pci.node().is_some())
+        pci::devices().iter().all(|pci| pci.node().is_some())
     });
-    let all = guest::pci::devices();
+    let all = pci::devices();
     let [a, b] = &all[..] else {
         panic!("two functions")
     };
@@ -276,6 +333,7 @@ fn revision_0_and_revision_1_talk() {
 fn main() {
     match scenario().as_str() {
         "peers" => guest::run(cases![revision_0_and_revision_1_talk]),
+        "stuck" => guest::run(cases![a_stuck_line_harms_nobody]),
         _ => guest::run(cases![
             a_device_with_a_line_is_described,
             a_ring_is_an_event,
@@ -284,6 +342,7 @@ fn main() {
             a_masked_ring_is_no_harm,
             the_vector_of_a_ring_is_lost,
             any_status_is_ours,
+            rings_that_coalesce_are_an_event,
             a_status_of_0_is_not_ours,
             all_ones_are_not_ours,
             a_storm_is_survived,
