@@ -265,6 +265,11 @@ pub const SUITES: &[Suite] = &[
                 ..BARE
             },
             Scenario {
+                name: "finds-a-forbidden-access",
+                must_find: Some("read at 0x20"),
+                ..PLUGS
+            },
+            Scenario {
                 name: "finds-a-report",
                 command: Some("echo '<4>WARNING: CPU: 0 PID: 1 at made up' >/dev/kmsg"),
                 must_find: Some("kernel log: "),

@@ -6,7 +6,7 @@ use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
 use std::process;
 
-use crate::{guests, host};
+use crate::{guests, host, model};
 
 pub struct Case {
     pub name: &'static str,
@@ -42,6 +42,7 @@ pub fn run(cases: &[Case]) -> ! {
                 host::barrier(&format!("case:{number}"));
             }
             (case.test)();
+            model::those_that_stay_are_content();
         }));
         match result {
             Ok(()) => println!("ok {number} {name}"),

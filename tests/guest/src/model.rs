@@ -4,6 +4,8 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Mutex;
+use std::thread;
 
 use rustix::fs::OFlags;
 
@@ -12,10 +14,27 @@ use crate::host;
 use crate::pci::{self, Pci};
 use crate::task::until;
 
-/// A model that runs on the host. It ends with this value.
+/// A model that runs on the host. It ends with this value, and the case fails if the driver did
+/// what the specification forbids.
 pub struct Model {
     name: &'static str,
     socket: String,
+}
+
+/// Those that stay until the guest ends.
+static STAYING: Mutex<Vec<&str>> = Mutex::new(Vec::new());
+
+/// Fails if the driver did to one of them what the specification forbids. Every case ends with this.
+#[track_caller]
+pub fn those_that_stay_are_content() {
+    let staying = STAYING.lock().expect("nothing fails in here").clone();
+    for name in staying {
+        assert_eq!(violations(name).as_deref(), Ok(""), "{name}");
+    }
+}
+
+fn violations(name: &str) -> Result<String, String> {
+    host::ask(&format!("tell {name} violations"))
 }
 
 impl Model {
@@ -51,12 +70,6 @@ impl Model {
             .split(' ')
             .find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
         value.expect(name).parse().expect("a number")
-    }
-
-    /// Fails if the driver did what the specification forbids.
-    #[track_caller]
-    pub fn is_content(&self) {
-        assert_eq!(self.tell("violations"), "");
     }
 
     /// The JSON properties to plug it in with. Writes are not posted: what a test tells the model
@@ -105,6 +118,7 @@ impl Model {
     /// Lets it be there until the guest ends. A model with MSI-X must be: QEMU aborts when one is
     /// unplugged (`memory_region_del_subregion: Assertion ...`, seen with 11.1.3).
     pub fn stay(self) {
+        STAYING.lock().expect("as above").push(self.name);
         std::mem::forget(self);
     }
 
@@ -119,7 +133,11 @@ impl Drop for Model {
     fn drop(&mut self) {
         // It may be unplugged already, and the guest may have other troubles.
         let _ = host::ask(&format!("device_del model-{}", self.name));
+        let violations = violations(self.name);
         let _ = host::ask(&format!("kill {}", self.name));
+        if !thread::panicking() {
+            assert_eq!(violations.as_deref(), Ok(""), "{}", self.name);
+        }
     }
 }
 

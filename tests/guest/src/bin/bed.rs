@@ -2,7 +2,13 @@
 
 //! The bed tests itself: what test programs rely on, and that a failure is seen as one.
 
+use std::fs::{self, File};
+use std::ptr;
+
+use guest::dev::{PAGE, READ};
+use guest::model::Model;
 use guest::{cases, guest, guests, host, scenario};
+use rustix::mm::{MapFlags, mmap};
 
 fn knows_who_it_is() {
     assert!(guest() < guests());
@@ -49,6 +55,20 @@ fn fails_as_it_is_told() {
     panic!("told to");
 }
 
+/// The only thing that is wrong is an access that the model is to notice.
+fn reads_what_the_specification_forbids() {
+    let model = Model::start("line", "");
+    let pci = model.plug("rp0");
+    pci.unbind();
+    fs::write(pci.path("enable"), "1").expect("enable");
+    let registers = File::open(pci.path("resource0")).expect("BAR0");
+    // SAFETY: The kernel chooses an address where nothing is.
+    let start = unsafe { mmap(ptr::null_mut(), PAGE, READ, MapFlags::SHARED, &registers, 0) };
+    let reserved = start.expect("mmap").wrapping_byte_add(0x20).cast::<u32>();
+    // SAFETY: It is in the mapping, and aligned.
+    let _ = unsafe { ptr::read_volatile(reserved) };
+}
+
 fn main() {
     match scenario().as_str() {
         "alone" => guest::run(cases![
@@ -63,6 +83,7 @@ fn main() {
             hears_of_errors,
         ]),
         "server" => guest::run(cases![has_a_peer_on_the_host, can_have_the_server_replaced,]),
+        "finds-a-forbidden-access" => guest::run(cases![reads_what_the_specification_forbids]),
         _ => guest::run(cases![fails_as_it_is_told]),
     }
 }

@@ -85,7 +85,6 @@ fn they_work_again() {
             let line = Model::running("line");
             line.tell("interrupt");
             device.moved(0, seen);
-            line.is_content();
             line.stay();
         }
     }

@@ -207,7 +207,6 @@ fn the_mask_is_restored_after_an_error() {
         assert_eq!(model.state("mask"), u32::MAX);
     }
     assert!(model.state("resets") > 1);
-    model.is_content();
 }
 
 fn the_mask_is_restored() {
@@ -225,7 +224,6 @@ fn the_mask_is_restored() {
     }
     assert_eq!(device.ivposition(), Ok(4));
     assert!(model.state("resets") > 1);
-    model.is_content();
 }
 
 /// A reset of revision 0 may set it back to where it is not ready.
@@ -251,7 +249,6 @@ fn it_may_not_be_ready_again() {
         spawn(move || device.wait(STATE, seen, LONG))
     };
     waiter.asleep();
-    model.is_content();
 
     // It may well come back as somebody else.
     model.tell("ready 8");
@@ -260,7 +257,6 @@ fn it_may_not_be_ready_again() {
     assert_eq!(device.ivposition(), Ok(8));
     until("the memory is back", || map.words()[0].load(SeqCst) == 10);
     device.settle(0);
-    model.is_content();
 }
 
 fn main() {

@@ -59,7 +59,6 @@ fn not_ready_is_a_state() {
     map.words()[0].store(1, SeqCst);
     assert_eq!(map.words()[0].load(SeqCst), 1);
     device.settle(0);
-    model.is_content();
 }
 
 fn what_needs_it_is_told_to_try_again() {
@@ -77,7 +76,6 @@ fn what_needs_it_is_told_to_try_again() {
     device.moved(STATE, 0);
     assert_eq!(device.ring(5, 0), Ok(()));
     device.map(0, 4096);
-    model.is_content();
 }
 
 /// Processes in each of the calls that wait until the device is ready, and what they are to get.
@@ -115,7 +113,6 @@ fn what_needs_it_waits_for_it() {
     let device = open(&pci);
     assert_eq!(device.map(0, 4096).words()[8].load(SeqCst), 8);
     assert_eq!(model.tell("rings"), "5:0 5:0");
-    model.is_content();
 }
 
 fn who_waits_for_it_hears_of_the_end() {
@@ -132,7 +129,6 @@ fn who_waits_for_it_hears_of_the_end() {
     }
     assert_eq!(state.join(), Err(Errno::NODEV));
     assert_eq!(model.tell("rings"), "");
-    model.is_content();
 }
 
 fn readiness_is_an_event() {
@@ -180,7 +176,6 @@ fn readiness_is_an_event() {
     let mut signals = [0; 8];
     rustix::io::read(&fd, &mut signals).expect("it was signalled");
     assert_eq!(u64::from_ne_bytes(signals), 1);
-    model.is_content();
 }
 
 /// Waiting for a vector has nothing to do with being ready.
@@ -192,7 +187,6 @@ fn listening_does_not_wait() {
     model.tell("interrupt");
     device.moved(0, seen);
     assert_eq!(device.ivposition(), Ok(-1));
-    model.is_content();
 }
 
 fn some_are_ready_soon() {
@@ -204,7 +198,6 @@ fn some_are_ready_soon() {
     let map = device.map(0, 4096);
     assert_eq!(touch(map.address()), LIVES);
     until("the ring arrives", || model.state("status") == 1);
-    model.is_content();
 }
 
 fn one_that_is_ready_was_it_from_the_start() {
@@ -214,7 +207,6 @@ fn one_that_is_ready_was_it_from_the_start() {
     assert_eq!(info.generation, 1);
     assert_eq!(info.ivposition, 65535);
     assert!(is_ready(&info));
-    model.is_content();
 }
 
 /// Revision 0 with MSI-X: a device that QEMU made with `msi=on`.
@@ -233,7 +225,6 @@ fn msix_can_be_early_as_well() {
     }
     // No line, no Mask.
     assert_eq!(model.state("mask"), 0);
-    model.is_content();
     model.stay();
 }
 
