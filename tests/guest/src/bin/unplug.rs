@@ -6,6 +6,8 @@
 //! is alone with its server, and gets another server with another device. It also aborts when a
 //! memory backend is used a second time by a plain device; so that gets another as well.
 
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -15,6 +17,8 @@ use guest::model::{Model, names, new_device, open};
 use guest::pci::{self, Pci};
 use guest::task::{Child, DIES, Worker, fork, spawn, touch, until};
 use guest::{cases, host, scenario};
+use io_uring::{IoUring, opcode, types};
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 
@@ -47,14 +51,6 @@ impl Kind {
             .into_iter()
             .find(is)
             .expect("a device of this kind")
-    }
-
-    /// Something to wait for.
-    fn vector(self) -> u32 {
-        match self {
-            Kind::Doorbell => 1,
-            Kind::Plain => IVSHMEM_VECTOR_STATE,
-        }
     }
 
     #[track_caller]
@@ -103,23 +99,50 @@ impl Kind {
     }
 }
 
+fn by_poll(device: &Device) -> PollFlags {
+    let mut polled = [PollFd::new(device, PollFlags::IN)];
+    poll(&mut polled, None).expect("poll");
+    polled[0].revents()
+}
+
+fn by_epoll(device: &Device) -> PollFlags {
+    let epoll = epoll::create(CreateFlags::CLOEXEC).expect("epoll");
+    epoll::add(&epoll, device, EventData::new_u64(0), EventFlags::IN).expect("epoll");
+    let mut events = [MaybeUninit::uninit()];
+    let (events, _) = epoll::wait(&epoll, &mut events, None).expect("epoll");
+    let flags = events[0].flags;
+    PollFlags::from_bits_retain(flags.bits() as u16)
+}
+
+fn by_io_uring(device: &Device) -> PollFlags {
+    let mut ring = IoUring::new(1).expect("io_uring");
+    let fd = types::Fd(device.as_fd().as_raw_fd());
+    let entry = opcode::PollAdd::new(fd, libc::POLLIN as u32).build();
+    // SAFETY: A poll refers to no memory.
+    unsafe { ring.submission().push(&entry) }.expect("room");
+    ring.submit_and_wait(1).expect("wait");
+    let done = ring.completion().next().expect("a completion");
+    PollFlags::from_bits_retain(done.result() as u16)
+}
+
 /// Everybody who may use a device when it goes.
 struct Users {
     device: Arc<Device>,
     map: Map,
     sleepers: Vec<Worker<Result<(), Errno>>>,
-    poller: Worker<PollFlags>,
+    pollers: Vec<Worker<PollFlags>>,
     eventfd: rustix::fd::OwnedFd,
     processes: Vec<Child>,
 }
 
 impl Users {
-    fn new(kind: Kind, pci: &Pci) -> Users {
+    fn new(pci: &Pci) -> Users {
         let device = Arc::new(open(pci));
-        let vector = kind.vector();
-        let seen = match kind {
-            Kind::Doorbell => device.settle(vector),
-            Kind::Plain => device.count(vector),
+        let vectors = device.info().vectors;
+        let vector = vectors.checked_sub(1).unwrap_or(IVSHMEM_VECTOR_STATE);
+        let seen = match vectors {
+            0 => device.count(vector),
+            _ => device.settle(vector),
         };
         device.subscribe(&[vector]).expect("SUBSCRIBE");
         let eventfd = eventfd(0, EventfdFlags::NONBLOCK).expect("eventfd");
@@ -148,16 +171,12 @@ impl Users {
             }),
             sleeper(|device, _, _| device.read(1).map(drop)),
         ];
-        let poller = {
+        let pollers = [by_poll, by_epoll, by_io_uring].map(|wait: fn(&Device) -> PollFlags| {
             let device = device.clone();
-            spawn(move || {
-                let mut polled = [PollFd::new(&*device, PollFlags::IN)];
-                poll(&mut polled, None).expect("poll");
-                polled[0].revents()
-            })
-        };
+            spawn(move || wait(&device))
+        });
         sleepers.iter().for_each(Worker::asleep);
-        poller.asleep();
+        pollers.iter().for_each(Worker::asleep);
         // Calls in flight, one after the other.
         let device_in_use = device.clone();
         sleepers.push(spawn(move || {
@@ -166,9 +185,9 @@ impl Users {
                 vector: 0,
             };
             loop {
-                match kind {
-                    Kind::Doorbell => device_in_use.ring_many(&[ring; 64]).map(drop)?,
-                    Kind::Plain => device_in_use.try_info().map(drop)?,
+                match vectors {
+                    0 => device_in_use.try_info().map(drop)?,
+                    _ => device_in_use.ring_many(&[ring; 64]).map(drop)?,
                 }
             }
         }));
@@ -195,7 +214,7 @@ impl Users {
             device,
             map,
             sleepers,
-            poller,
+            pollers: pollers.into(),
             eventfd,
             processes,
         }
@@ -207,7 +226,9 @@ impl Users {
         for sleeper in self.sleepers {
             assert_eq!(sleeper.join(), Err(Errno::NODEV));
         }
-        assert!(self.poller.join().contains(PollFlags::ERR | PollFlags::HUP));
+        for poller in self.pollers {
+            assert!(poller.join().contains(PollFlags::ERR | PollFlags::HUP));
+        }
         for process in self.processes {
             assert_eq!(process.wait(), DIES);
         }
@@ -222,7 +243,7 @@ impl Users {
 fn unplug_in_use(kind: Kind) {
     let pci = kind.pci();
     let name = pci.node();
-    let users = Users::new(kind, &pci);
+    let users = Users::new(&pci);
     let device = users.device.clone();
     kind.unplug();
     assert!(!pci.path("").exists());
@@ -250,7 +271,7 @@ fn a_plain_device_in_use_is_unplugged() {
 /// As if the guest had pulled it out itself.
 fn removed_in_use(kind: Kind) {
     let pci = kind.pci();
-    let users = Users::new(kind, &pci);
+    let users = Users::new(&pci);
     std::fs::write(pci.path("remove"), "1").expect("remove");
     users.have_noticed();
     std::fs::write("/sys/bus/pci/rescan", "1").expect("rescan");
@@ -266,22 +287,34 @@ fn a_plain_device_is_removed_and_found_again() {
     removed_in_use(Kind::Plain);
 }
 
-/// Pulled out without a word: the registers read all ones before the guest is told.
+/// Pulled out without a word: the device reads all ones before the guest is told.
 fn a_device_that_died_is_unplugged() {
     let model = Model::start("dies", "");
     let pci = model.plug("rp2");
-    let device = open(&pci);
-    let seen = device.settle(0);
-    let sleeper = {
-        let device = open(&pci);
-        spawn(move || device.wait(0, seen, LONG))
-    };
-    sleeper.asleep();
+    let users = Users::new(&pci);
     model.tell("die");
-    assert_eq!(device.ring(0, 0), Ok(()));
+    // Nobody can know yet.
+    assert_eq!(users.device.ring(0, 0), Ok(()));
+    assert_eq!(users.map.words()[0].load(SeqCst), u64::MAX);
+    assert!(users.sleepers.iter().all(Worker::is_out));
+    assert!(users.pollers.iter().all(Worker::is_out));
     model.unplug();
-    assert_eq!(sleeper.join(), Err(Errno::NODEV));
-    assert_eq!(device.try_info().err(), Some(Errno::NODEV));
+    assert!(!pci.path("").exists());
+    users.have_noticed();
+}
+
+/// The same, with nobody left that QEMU could ask.
+fn a_device_that_crashed_is_unplugged() {
+    let mut model = Model::start("crashes", "");
+    let pci = model.plug("rp2");
+    let users = Users::new(&pci);
+    model.crash();
+    assert_eq!(users.device.ring(0, 0), Ok(()));
+    assert!(users.sleepers.iter().all(Worker::is_out));
+    assert!(users.pollers.iter().all(Worker::is_out));
+    model.unplug();
+    assert!(!pci.path("").exists());
+    users.have_noticed();
 }
 
 /// A thousand times in all, also on the debug kernel: that is where leaks are looked for.
@@ -316,6 +349,7 @@ fn main() {
             a_doorbell_is_removed_and_found_again,
             a_plain_device_is_removed_and_found_again,
             a_device_that_died_is_unplugged,
+            a_device_that_crashed_is_unplugged,
         ]),
     }
 }
