@@ -74,8 +74,7 @@ struct User {
     device: Arc<Device>,
     map: Map,
     info: ivshmem_info,
-    /// The vector that is waited for, its count, and who waits for it.
-    vector: u32,
+    /// The count of the vector that is waited for, and who waits for it.
     seen: u64,
     sleeper: Worker<u64>,
 }
@@ -103,15 +102,15 @@ impl User {
             device,
             map,
             info,
-            vector,
             seen,
             sleeper,
         }
     }
 
-    /// After the sleep.
+    /// After the sleep. Waking up is an event by itself: nobody has rung since.
     #[track_caller]
     fn goes_on(self) {
+        assert!(self.sleeper.join() > self.seen);
         let device = &self.device;
         assert_eq!(self.map.words()[0].load(SeqCst), 3);
         self.map.words()[1].store(4, SeqCst);
@@ -128,10 +127,6 @@ impl User {
                 ..self.info
             }
         );
-        if self.vector != STATE {
-            device.ring_self(self.vector);
-        }
-        assert!(self.sleeper.join() > self.seen);
         for vector in 0..info.vectors {
             device.settle(vector);
         }
@@ -153,6 +148,29 @@ fn devices_survive_s3_again() {
     for _ in 0..3 {
         devices_survive_s3();
     }
+}
+
+/// The host's peer rings while the guest sleeps: the device forgets that, or does not, and whoever
+/// waits looks in either case.
+fn a_ring_during_s3_is_no_harm() {
+    let users = users();
+    let pci = pci::devices();
+    let device = pci
+        .iter()
+        .map(open)
+        .find(|device| device.info().vectors > 0)
+        .expect("a doorbell device");
+    let me = device.ivposition().expect("IVPOSITION");
+    let vector = device.info().vectors - 1;
+    let peer = host::peer("join").parse().expect("an ID");
+    sleep(&format!("peer ring {me} {vector}"));
+    users.into_iter().for_each(User::goes_on);
+    // Either rings the other as before.
+    let seen = device.settle(vector);
+    host::peer(&format!("ring {me} {vector}"));
+    device.moved(vector, seen);
+    device.ring(peer, 0).expect("DOORBELL");
+    assert_eq!(host::peer("wait 0"), "1");
 }
 
 fn devices_survive_idle() {
@@ -226,6 +244,7 @@ fn main() {
             devices_survive_being_frozen,
             devices_survive_s3,
             devices_survive_s3_again,
+            a_ring_during_s3_is_no_harm,
         ]),
     }
 }
