@@ -173,6 +173,15 @@ fn less_memory_than_a_page() {
     refused(&Model::start("tiny", "--size 2K"), "rp0", "BAR2");
 }
 
+/// Only revision 0 may say that it has no ID yet.
+fn registers_that_do_not_answer() {
+    for interrupt in ["none", "intx"] {
+        let arguments = format!("--revision 1 --not-ready --interrupt {interrupt}");
+        let model = Model::start("mute", &arguments);
+        refused(&model, "rp0", "the device does not answer");
+    }
+}
+
 /// After all that was refused, one that is in order works.
 fn what_was_refused_left_nothing() {
     with("--position 1", |device, pci| {
@@ -201,6 +210,7 @@ fn main() {
             the_smallest_memory,
             no_memory,
             less_memory_than_a_page,
+            registers_that_do_not_answer,
             what_was_refused_left_nothing,
         ]),
     }
