@@ -664,7 +664,7 @@ pub const SUITES: &[Suite] = &[
             name: "both",
             device: Device::Both,
             programs: &["/usr/bin/udevadm"],
-            ..SCENARIO
+            ..PLUGS
         }],
     },
     Suite {

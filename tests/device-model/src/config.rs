@@ -43,8 +43,8 @@ impl Config {
         config.put(REVISION, &[shape.revision]);
         // Memory, RAM.
         config.put(CLASS, &[0x00, 0x05]);
-        config.put(SUBSYSTEM, &0x1af4u16.to_le_bytes());
-        config.put(SUBSYSTEM + 2, &0x1100u16.to_le_bytes());
+        config.put(SUBSYSTEM, &shape.subsystem.vendor.to_le_bytes());
+        config.put(SUBSYSTEM + 2, &shape.subsystem.device.to_le_bytes());
         // I/O, memory, bus master; INTx disable.
         config.writable[COMMAND] = 0b111;
         config.writable[COMMAND + 1] = COMMAND_INTX_DISABLE;
@@ -143,9 +143,11 @@ mod tests {
     fn says_what_it_is() {
         let config = Config::new(&Shape {
             revision: 0,
+            subsystem: "1234:abcd".parse().unwrap(),
             ..Shape::default()
         });
         assert_eq!(word(&config, 0), 0x1110_1af4);
+        assert_eq!(word(&config, 0x2c), 0xabcd_1234);
         assert_eq!(word(&config, 8), 0x0500_0000);
         assert_eq!(word(&config, 0x3c), 0x0100);
         assert_eq!(word(&config, 0x34), 0);

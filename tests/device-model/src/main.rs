@@ -31,6 +31,7 @@ mod peers;
 use std::io::{self, BufRead, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -58,10 +59,31 @@ enum Bar0 {
     Memory(u64),
 }
 
+/// Whose device it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Subsystem {
+    vendor: u16,
+    device: u16,
+}
+
+impl FromStr for Subsystem {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (vendor, device) = text.split_once(':').ok_or("not VENDOR:DEVICE")?;
+        let number = |text| u16::from_str_radix(text, 16).map_err(|error| error.to_string());
+        Ok(Subsystem {
+            vendor: number(vendor)?,
+            device: number(device)?,
+        })
+    }
+}
+
 /// What kind of device this is.
 #[derive(Clone, Copy, Debug)]
 struct Shape {
     revision: u8,
+    subsystem: Subsystem,
     interrupt: Interrupt,
     vectors: u16,
     pin: bool,
@@ -83,6 +105,10 @@ impl Default for Shape {
     fn default() -> Self {
         Shape {
             revision: 0,
+            subsystem: Subsystem {
+                vendor: 0x1af4,
+                device: 0x1100,
+            },
             interrupt: Interrupt::Intx,
             vectors: 1,
             pin: false,
@@ -103,6 +129,9 @@ struct Options {
     /// The PCI revision
     #[arg(long, default_value_t = 0)]
     revision: u8,
+    /// The IDs of vendor and device of its subsystem
+    #[arg(long, default_value = "1af4:1100")]
+    subsystem: Subsystem,
     #[arg(long, value_enum, default_value = "intx")]
     interrupt: Interrupt,
     /// Vectors of MSI-X, and those a server is asked for
@@ -167,6 +196,7 @@ fn main() -> Result<()> {
     };
     let shape = Shape {
         revision: options.revision,
+        subsystem: options.subsystem,
         interrupt: options.interrupt,
         vectors: options.vectors,
         pin: options.pin,

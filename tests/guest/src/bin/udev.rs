@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use guest::cases;
+use guest::model::Model;
 use guest::pci::{self, Pci};
 use guest::task::until;
 
@@ -86,6 +87,38 @@ fn each_has_its_names() {
     assert!(nodes.contains(&leads_to(&by_subsystem(&all[0]))));
 }
 
+/// Devices that are told apart by nothing else: each name leads to the one that has these IDs.
+fn a_subsystem_is_a_name() {
+    let udev = Udev::new();
+    let subsystems = ["1af4:4201", "1234:4202"];
+    let names = ["red", "blue"];
+    let start = |at: usize| {
+        let model = Model::start(names[at], &format!("--subsystem {}", subsystems[at]));
+        let pci = model.plug(["rp2", "rp3"][at]);
+        (model, pci)
+    };
+    let (red, blue) = (start(0), start(1));
+    udev.settle();
+    let links = ["0x1af4:0x4201", "0x1234:0x4202"];
+    let links = links.map(|ids| Path::new("/dev/ivshmem/by-subsystem").join(ids));
+    assert_ne!(node(&red.1), node(&blue.1));
+    assert_eq!(leads_to(&links[0]), node(&red.1));
+    assert_eq!(leads_to(&links[1]), node(&blue.1));
+    for (link, (_, pci)) in links.iter().zip([&red, &blue]) {
+        assert_eq!(*link, by_subsystem(pci));
+    }
+    // They change places, and their numbers.
+    let before = [node(&red.1), node(&blue.1)];
+    drop((red, blue));
+    udev.settle();
+    assert!(links.iter().all(|link| !link.exists()));
+    let (blue, red) = (start(1), start(0));
+    udev.settle();
+    assert_eq!([node(&blue.1), node(&red.1)], before);
+    assert_eq!(leads_to(&links[0]), node(&red.1));
+    assert_eq!(leads_to(&links[1]), node(&blue.1));
+}
+
 /// Devices that come and go while it runs, and get another number.
 fn names_follow_the_device() {
     let udev = Udev::new();
@@ -106,5 +139,9 @@ fn names_follow_the_device() {
 }
 
 fn main() {
-    guest::run(cases![each_has_its_names, names_follow_the_device])
+    guest::run(cases![
+        each_has_its_names,
+        a_subsystem_is_a_name,
+        names_follow_the_device,
+    ])
 }
