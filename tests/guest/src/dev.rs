@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
+use rustix::mm::{MapFlags, MprotectFlags, MremapFlags, ProtFlags};
 
 use crate::abi::*;
 
@@ -243,6 +243,21 @@ impl Device {
         Ok(Map { start, len })
     }
 
+    /// The same at an address.
+    ///
+    /// # Safety
+    ///
+    /// Nobody refers to what is there.
+    #[track_caller]
+    pub unsafe fn map_at(&self, address: usize, offset: u64, len: usize) -> Map {
+        let flags = MapFlags::SHARED | MapFlags::FIXED;
+        let at = ptr::without_provenance_mut(address);
+        // SAFETY: By the safety requirements.
+        let start = unsafe { rustix::mm::mmap(at, len, WRITE, flags, self, offset) }.expect("mmap");
+        assert_eq!(start as usize, address);
+        Map { start, len }
+    }
+
     /// What `poll()` says now, of readability or worse.
     pub fn ready(&self) -> PollFlags {
         self.ready_within(0).expect("poll")
@@ -315,6 +330,23 @@ impl Map {
     pub fn protect(&self, flags: MprotectFlags) -> Result<(), Errno> {
         // SAFETY: Only tests of this refer to the mapping, and know what they may do with it.
         unsafe { rustix::mm::mprotect(self.start, self.len, flags) }
+    }
+
+    /// Moves the mapping to an address.
+    ///
+    /// # Safety
+    ///
+    /// Nobody refers to what is there.
+    #[track_caller]
+    pub unsafe fn move_to(self, address: usize) -> Map {
+        let len = self.len;
+        let old = ptr::without_provenance_mut(self.leak());
+        let new = ptr::without_provenance_mut(address);
+        // SAFETY: By the safety requirements; all references to the mapping have ended with it.
+        let start = unsafe { rustix::mm::mremap_fixed(old, len, len, MremapFlags::MAYMOVE, new) }
+            .expect("mremap");
+        assert_eq!(start as usize, address);
+        Map { start, len }
     }
 
     /// Removes the mapping of a part.

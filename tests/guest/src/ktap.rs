@@ -8,6 +8,7 @@ use std::process;
 
 use crate::{guests, host, model};
 
+#[derive(Clone, Copy)]
 pub struct Case {
     pub name: &'static str,
     pub test: fn(),
