@@ -837,6 +837,19 @@ pub const SUITES: &[Suite] = &[
                 seconds: 150,
                 ..ABOVE
             },
+            Scenario {
+                name: "below-pages",
+                size: 64 * MIB,
+                module_args: "pages=1",
+                seconds: 150,
+                ..PLAIN
+            },
+            Scenario {
+                name: "above-pages",
+                module_args: "pages=1",
+                seconds: 150,
+                ..ABOVE
+            },
         ],
     },
     Suite {

@@ -8,13 +8,16 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread;
 
 use guest::abi::*;
-use guest::dev::{Device, Map, PAGE, READ, WRITE};
+use guest::dev::{Device, LONG, Map, PAGE, READ, WRITE};
 use guest::pci::Pci;
 use guest::task::{Child, DIES, Debugged, LIVES, core_of, fork, now, status, touch, until};
 use guest::{cases, size};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, MprotectFlags, MremapFlags, mmap_anonymous, munmap};
+use rustix::mm::{
+    MapFlags, MlockAllFlags, MprotectFlags, MremapFlags, mlockall, mmap_anonymous, munlockall,
+    munmap,
+};
 
 const LEN: usize = 8 << 20;
 
@@ -31,9 +34,54 @@ fn read(address: usize) {
     let _ = unsafe { ptr::read_volatile(address as *const u8) };
 }
 
+fn write(address: usize) {
+    // SAFETY: As above, and nobody relies on what is in there.
+    unsafe { ptr::write_volatile(address as *mut u8, 1) };
+}
+
 fn read_all(map: &Map) {
     for offset in (0..LEN).step_by(PAGE) {
         read(map.address() + offset);
+    }
+}
+
+fn write_all(map: &Map) {
+    for offset in (0..LEN).step_by(PAGE) {
+        write(map.address() + offset);
+    }
+}
+
+/// Makes all of this program be there, so that what is counted of it does not change any more.
+fn be_there() {
+    mlockall(MlockAllFlags::CURRENT).expect("mlockall");
+    munlockall().expect("munlockall");
+}
+
+/// What is counted of this process's memory, in KiB: files' pages, and tables.
+fn counters() -> [u64; 2] {
+    ["RssFile", "VmPTE"].map(status)
+}
+
+/// A number in a page that children share, and that is not taken away from them.
+struct Shared(*mut AtomicU64);
+
+impl Shared {
+    fn new() -> Shared {
+        // SAFETY: The kernel chooses an address where nothing is.
+        let page = unsafe { mmap_anonymous(ptr::null_mut(), PAGE, WRITE, MapFlags::SHARED) };
+        Shared(page.expect("mmap").cast())
+    }
+
+    fn number(&self) -> &AtomicU64 {
+        // SAFETY: The page is aligned, zeroed, and there as long as `self`.
+        unsafe { &*self.0 }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: All who knew of it are gone.
+        unsafe { munmap(self.0.cast(), PAGE) }.expect("munmap");
     }
 }
 
@@ -47,6 +95,10 @@ fn cut(device: &Device) -> Result<(), Errno> {
     ] {
         let map = device.map_as(offset as u64, LEN / 2, prot, MapFlags::SHARED)?;
         read(map.address());
+        if prot == WRITE {
+            write(map.address() + PAGE);
+            write(map.address() + LEN / 4);
+        }
         read(map.address() + LEN / 4);
         map.protect(MprotectFlags::READ).expect("mprotect");
         read(map.address() + LEN / 2 - 1);
@@ -64,11 +116,18 @@ fn cut(device: &Device) -> Result<(), Errno> {
 /// It may die of SIGBUS at any time.
 fn work(device: &Device, at_work: &AtomicU64) {
     let common = device.map(0, LEN);
+    // One that nobody protects from being written.
+    let written = device.map(PAGE as u64, LEN);
     thread::scope(|scope| {
         scope.spawn(|| {
             loop {
                 read_all(&common);
                 at_work.fetch_add(1, SeqCst);
+            }
+        });
+        scope.spawn(|| {
+            loop {
+                write_all(&written);
             }
         });
         scope.spawn(|| {
@@ -86,7 +145,11 @@ fn work(device: &Device, at_work: &AtomicU64) {
             }
         });
         loop {
-            let status = fork(|| read(common.address() + LEN / 2)).wait();
+            let touch = || {
+                read(common.address() + LEN / 2);
+                write(written.address() + LEN / 2);
+            };
+            let status = fork(touch).wait();
             assert!(status == LIVES || status == DIES, "{status:?}");
             if status == DIES {
                 read(common.address());
@@ -97,21 +160,19 @@ fn work(device: &Device, at_work: &AtomicU64) {
 
 fn it_may_go_at_any_time() {
     let pci = Pci::of("ivshmem0");
-    let before = [status("VmRSS"), status("VmPTE")];
     let start = now();
     let mut rounds = 0;
+    be_there();
+    let before = counters();
     while now() - start < STRESS {
         let device = open(&pci);
-        // Shared with the children, and not taken away from them.
-        // SAFETY: The kernel chooses an address where nothing is.
-        let page = unsafe { mmap_anonymous(ptr::null_mut(), PAGE, WRITE, MapFlags::SHARED) };
-        let page = page.expect("mmap").cast::<[AtomicU64; 2]>();
-        // SAFETY: The page is aligned, zeroed, and stays until the end of the round.
-        let at_work = unsafe { &*page };
-        let start_child = |counter| fork(|| work(&device, counter));
+        let at_work = [Shared::new(), Shared::new()];
+        let start_child = |shared: &Shared| fork(|| work(&device, shared.number()));
         let children: Vec<Child> = at_work.iter().map(start_child).collect();
         until("they are at work", || {
-            at_work.iter().all(|counter| counter.load(SeqCst) > 1)
+            at_work
+                .iter()
+                .all(|shared| shared.number().load(SeqCst) > 1)
         });
         pci.unbind();
         for child in children {
@@ -124,18 +185,68 @@ fn it_may_go_at_any_time() {
             let users = fs::read_to_string("/sys/module/ivshmem/refcnt").expect("sysfs");
             users.trim() == "0"
         });
-        // SAFETY: All who knew of it are gone.
-        unsafe { munmap(page.cast(), PAGE) }.expect("munmap");
+        drop(at_work);
         pci.bind();
         rounds += 1;
+        // Nothing is left of it all. (The counters of those that died are checked by the kernel.)
+        assert_eq!(counters(), before, "round {rounds}");
     }
     assert!(rounds > 3, "{rounds} rounds");
-    // Nothing is left of it all. (The children's counters the kernel checks when they end.)
-    let after = [status("VmRSS"), status("VmPTE")];
-    for (before, after) in before.into_iter().zip(after) {
-        assert!(after < before + 256, "{before} KiB have become {after}");
-    }
     assert_eq!(pci.node().as_deref(), Some("ivshmem0"));
+}
+
+/// Maps and touches all of it; returns what is counted before that and with it.
+fn take(device: &Device) -> (Map, [[u64; 2]; 2]) {
+    let before = counters();
+    let map = device.map(0, LEN);
+    write_all(&map);
+    (map, [before, counters()])
+}
+
+/// A process that survives the end of the memory counts none of it any more.
+fn survives(device: &Device, wait: impl FnOnce()) {
+    be_there();
+    let info = device.info();
+    let paged = info.features & u64::from(IVSHMEM_FEATURE_PAGES) != 0;
+    let (map, [before, with]) = take(device);
+    let counted = if paged { LEN as u64 / 1024 } else { 0 };
+    assert_eq!(with[0], before[0] + counted);
+    wait();
+    assert_eq!(device.try_info(), Err(Errno::NODEV));
+    let after = counters();
+    assert_eq!(after[0], before[0], "the pages");
+    drop(map);
+    assert_eq!(counters(), before, "and the tables");
+}
+
+fn nobody_counts_it_any_more() {
+    let pci = Pci::of("ivshmem0");
+    for round in 0..10 {
+        let device = open(&pci);
+        let ready = Shared::new();
+        let wait = |device: &Device| {
+            let state = device.count(IVSHMEM_VECTOR_STATE);
+            assert_eq!(
+                device.wait(IVSHMEM_VECTOR_STATE, state, 0),
+                Err(Errno::TIMEDOUT)
+            );
+            assert_eq!(device.info().generation, state);
+            ready.number().fetch_add(1, SeqCst);
+            let ended = device.wait(IVSHMEM_VECTOR_STATE, state, LONG);
+            assert_eq!(ended, Err(Errno::NODEV));
+        };
+        let children: Vec<Child> = (0..3)
+            .map(|_| fork(|| survives(&device, || wait(&device))))
+            .collect();
+        until("all have it", || ready.number().load(SeqCst) == 3);
+        children.iter().for_each(Child::asleep);
+        survives(&device, || pci.unbind());
+        for child in children {
+            assert_eq!(child.wait(), LIVES, "round {round}");
+        }
+        drop(device);
+        pci.bind();
+    }
 }
 
 fn every_process_loses_it_in_the_same_call() {
@@ -216,6 +327,7 @@ fn main() {
         every_process_loses_it_in_the_same_call,
         it_does_not_matter_by_which_node_it_was_opened,
         who_dies_of_it_leaves_a_core,
+        nobody_counts_it_any_more,
         it_may_go_at_any_time,
     ])
 }
