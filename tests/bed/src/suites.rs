@@ -602,61 +602,91 @@ pub const SUITES: &[Suite] = &[
     },
     Suite {
         subject: "ioctl",
-        scenarios: &[Scenario {
-            name: "both",
-            device: Device::Both,
-            ..SCENARIO
-        }],
+        scenarios: &[
+            Scenario {
+                name: "both",
+                device: Device::Both,
+                ..SCENARIO
+            },
+            Scenario {
+                device: Device::Both,
+                ..OLD
+            },
+        ],
     },
     Suite {
         subject: "unbind",
-        scenarios: &[Scenario {
-            name: "alone",
-            ..SCENARIO
-        }],
+        scenarios: &[
+            Scenario {
+                name: "alone",
+                ..SCENARIO
+            },
+            OLD,
+        ],
     },
     Suite {
         subject: "rmmod",
-        scenarios: &[Scenario {
-            name: "alone",
-            ..SCENARIO
-        }],
+        scenarios: &[
+            Scenario {
+                name: "alone",
+                ..SCENARIO
+            },
+            OLD,
+        ],
     },
     Suite {
         subject: "poll",
-        scenarios: &[Scenario {
-            name: "alone",
-            ..SCENARIO
-        }],
+        scenarios: &[
+            Scenario {
+                name: "alone",
+                ..SCENARIO
+            },
+            OLD,
+        ],
     },
     Suite {
         subject: "read",
-        scenarios: &[Scenario {
-            name: "alone",
-            ..SCENARIO
-        }],
+        scenarios: &[
+            Scenario {
+                name: "alone",
+                ..SCENARIO
+            },
+            OLD,
+        ],
     },
     Suite {
         subject: "eventfd",
-        scenarios: &[Scenario {
-            name: "alone",
-            ..SCENARIO
-        }],
+        scenarios: &[
+            Scenario {
+                name: "alone",
+                ..SCENARIO
+            },
+            OLD,
+        ],
     },
     Suite {
         subject: "open",
-        scenarios: &[Scenario {
-            name: "alone",
-            ..SCENARIO
-        }],
+        scenarios: &[
+            Scenario {
+                name: "alone",
+                ..SCENARIO
+            },
+            OLD,
+        ],
     },
     Suite {
         subject: "sysfs",
-        scenarios: &[Scenario {
-            name: "both",
-            device: Device::Both,
-            ..SCENARIO
-        }],
+        scenarios: &[
+            Scenario {
+                name: "both",
+                device: Device::Both,
+                ..SCENARIO
+            },
+            Scenario {
+                device: Device::Both,
+                ..OLD
+            },
+        ],
     },
     Suite {
         subject: "udev",
@@ -804,6 +834,11 @@ pub const SUITES: &[Suite] = &[
                 name: "below-64M",
                 size: 64 * MIB,
                 ..PLAIN
+            },
+            Scenario {
+                device: Device::Plain,
+                size: 64 * MIB,
+                ..OLD
             },
             Scenario {
                 name: "above-64M",
