@@ -3,6 +3,7 @@
 //! The table of what is tested: per subject the guests it needs. The test program of a subject is
 //! `tests/guest/src/bin/SUBJECT.rs`; it gets the name of the scenario as its argument.
 
+use crate::log::PCIEHP;
 use crate::{Device, Lane};
 
 pub struct Suite {
@@ -422,6 +423,7 @@ pub const SUITES: &[Suite] = &[
                 name: "pcie",
                 device: Device::Both,
                 qemu_args: PCIE_HOTPLUG,
+                expected: &[PCIEHP],
                 seconds: 120,
                 ..PLUGS
             },
@@ -465,6 +467,7 @@ pub const SUITES: &[Suite] = &[
                 seconds: 120,
                 // After S3, ACPI's interrupt is not heard any more in here.
                 qemu_args: PCIE_HOTPLUG,
+                expected: &[PCIEHP],
                 ..PLUGS
             },
         ],
