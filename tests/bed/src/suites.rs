@@ -428,6 +428,12 @@ pub const SUITES: &[Suite] = &[
                 ..PLUGS
             },
             Scenario {
+                name: "bridge",
+                size: MIB,
+                qemu_args: &["-device", "pcie-pci-bridge,id=bridge,bus=rp3"],
+                ..PLUGS
+            },
+            Scenario {
                 name: "often",
                 device: Device::Both,
                 seconds: 900,

@@ -317,6 +317,21 @@ fn a_device_that_crashed_is_unplugged() {
     users.have_noticed();
 }
 
+/// A slot of conventional PCI, where there is only ACPI's way; QEMU's own test does it there.
+fn a_device_behind_a_bridge_comes_and_goes() {
+    for _ in 0..5 {
+        let before = names();
+        host::plug_plain(Kind::Plain.id(), "bridge");
+        let pci = new_device(&before);
+        until("the driver binds", || pci.node().is_some());
+        Kind::Plain.works(&pci);
+        let users = Users::new(&pci);
+        Kind::Plain.unplug();
+        assert!(!pci.path("").exists());
+        users.have_noticed();
+    }
+}
+
 /// A thousand times in all, also on the debug kernel: that is where leaks are looked for.
 fn it_comes_and_goes() {
     for kind in [Kind::Doorbell, Kind::Plain] {
@@ -342,6 +357,7 @@ fn main() {
             a_doorbell_in_use_is_unplugged,
             a_plain_device_in_use_is_unplugged,
         ]),
+        "bridge" => guest::run(cases![a_device_behind_a_bridge_comes_and_goes]),
         "often" => guest::run(cases![it_comes_and_goes]),
         _ => guest::run(cases![
             a_doorbell_in_use_is_unplugged,
