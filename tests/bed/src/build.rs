@@ -43,6 +43,8 @@ pub struct Bed {
     /// `7.3.y+deb13-amd64`
     release: String,
     qemu: Option<PathBuf>,
+    /// The root as all roots see it that QEMU may run in.
+    root: PathBuf,
     /// A root with QEMU 7.2.
     old_qemu: PathBuf,
     /// Whether guests are accelerated by KVM: where that was asked for and works.
@@ -52,13 +54,15 @@ pub struct Bed {
 
 impl Bed {
     pub fn new(qemu: Option<PathBuf>) -> Result<Self> {
-        let clone = env::var("BED_CLONE").context("to be started by tests/bed/bed")?;
+        let given = |name| env::var(name).context("to be started by tests/bed/bed");
+        let clone = given("BED_CLONE")?;
         let release = fs::read_to_string("/kernel/release").context("the kernel of the root")?;
         Ok(Bed {
             clone: Path::new(CACHE).join(format!("clone-{clone}")),
             release: release.trim().to_owned(),
             qemu,
-            old_qemu: env::var("BED_VMM").context("the same")?.into(),
+            root: given("BED_ROOT")?.into(),
+            old_qemu: given("BED_VMM")?.into(),
             kvm: false,
             trees: Default::default(),
         })
@@ -116,18 +120,18 @@ impl Bed {
         Ok(known.get_or_init(|| tree))
     }
 
+    /// What QEMU boots.
     pub fn kernel(&self, lane: Lane) -> Result<PathBuf> {
         match lane {
-            // QEMU may run in another root: give it a file that all roots have.
-            Lane::Stock => {
-                let image = Path::new(RUNS).join(format!("vmlinuz-{}", self.release));
-                if !image.exists() {
-                    let part = image.with_extension(std::process::id().to_string());
-                    fs::copy("/kernel/vmlinuz", &part).context("the kernel image")?;
-                    fs::rename(part, &image)?;
-                }
-                Ok(image)
-            }
+            Lane::Stock => Ok(self.root.join("kernel/vmlinux")),
+            Lane::Debug => self.packed_kernel(lane),
+        }
+    }
+
+    /// The kernel as a distribution ships it.
+    pub fn packed_kernel(&self, lane: Lane) -> Result<PathBuf> {
+        match lane {
+            Lane::Stock => Ok(self.root.join("kernel/vmlinuz")),
             Lane::Debug => Ok(self.tree(lane)?.join("arch/x86/boot/bzImage")),
         }
     }

@@ -248,7 +248,7 @@ pub fn qemu(
     } else {
         "tcg,thread=multi"
     };
-    let kernel = bed.kernel(plan.lane)?;
+    let packed_kernel = bed.packed_kernel(plan.lane)?;
     let mut command: Command = bed.qemu(plan.old_qemu)?;
     command
         .args([
@@ -295,18 +295,18 @@ pub fn qemu(
                    workqueue.watchdog_thresh=120 log_buf_len=4M";
     let append = format!(
         "console=ttyS0 no_timer_check loglevel=5 printk.time=1 panic=-1 oops=panic kunit.enable=0 \
-         {patient} {}",
+         cryptomgr.notests {patient} {}",
         plan.kernel_args
     );
     let errors = Guest::errors(number, scratch);
     command
         .arg("-kernel")
-        .arg(&kernel)
+        .arg(bed.kernel(plan.lane)?)
         .args(["-append", &append])
         .args(
             arguments
                 .iter()
-                .map(|word| word.replace("{kernel}", &kernel.to_string_lossy())),
+                .map(|word| word.replace("{kernel}", &packed_kernel.to_string_lossy())),
         )
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -11,6 +11,7 @@ pub struct Suite {
     pub scenarios: &'static [Scenario],
 }
 
+#[derive(Clone, Copy, PartialEq)]
 pub struct Scenario {
     pub name: &'static str,
     pub lanes: &'static [Lane],
@@ -53,9 +54,26 @@ pub struct Scenario {
     pub must_find: Option<&'static str>,
 }
 
+impl Scenario {
+    /// Whether the guests of the one can be those of the other as well, one test program after the
+    /// other: most of what a scenario takes is their boot, and the search for leaks at their end.
+    pub fn shares_guests_with(&self, other: &Scenario) -> bool {
+        let guests = |scenario: &Scenario| Scenario {
+            name: "",
+            lanes: &[],
+            seconds: 0,
+            ..*scenario
+        };
+        self.command.is_none() && self.must_find.is_none() && guests(self) == guests(other)
+    }
+}
+
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const BOTH: &[Lane] = &[Lane::Stock, Lane::Debug];
+
+/// What is the same on either kernel.
+const QUICK: &[Lane] = &[Lane::Stock];
 
 /// Debian's kernel cannot make allocations fail, nor find leaks.
 const CHECKED: &[Lane] = &[Lane::Debug];
@@ -262,11 +280,13 @@ pub const SUITES: &[Suite] = &[
             },
             Scenario {
                 name: "finds-a-failed-case",
+                lanes: QUICK,
                 must_find: Some("not ok 1 fails as it is told"),
                 ..BARE
             },
             Scenario {
                 name: "finds-a-forbidden-access",
+                lanes: QUICK,
                 must_find: Some("read at 0x20"),
                 ..PLUGS
             },
@@ -278,6 +298,7 @@ pub const SUITES: &[Suite] = &[
             },
             Scenario {
                 name: "finds-a-taint",
+                lanes: QUICK,
                 command: Some("echo 512 >/proc/sys/kernel/tainted"),
                 must_find: Some("the kernel is tainted: 0x200"),
                 ..BARE
@@ -292,6 +313,7 @@ pub const SUITES: &[Suite] = &[
             },
             Scenario {
                 name: "finds-a-module-in-use",
+                lanes: QUICK,
                 device: Device::Plain,
                 command: Some("exec 9</dev/ivshmem0; sleep 1000 >/dev/null 2>&1 &"),
                 must_find: Some("the module cannot be unloaded: ivshmem"),
@@ -299,13 +321,14 @@ pub const SUITES: &[Suite] = &[
             },
             Scenario {
                 name: "finds-a-crash",
+                lanes: QUICK,
                 command: Some("echo c >/proc/sysrq-trigger"),
                 must_find: Some("the guest ended early"),
                 ..BARE
             },
             Scenario {
                 name: "finds-a-hang",
-                lanes: &[Lane::Stock],
+                lanes: QUICK,
                 command: Some("sleep 1000"),
                 seconds: 3,
                 must_find: Some("the guest did not end in time"),
@@ -532,6 +555,12 @@ pub const SUITES: &[Suite] = &[
             Scenario {
                 name: "vectors",
                 vectors: 256,
+                ..SCENARIO
+            },
+            Scenario {
+                // As QEMU makes it unless it is told otherwise.
+                name: "vector",
+                vectors: 1,
                 ..SCENARIO
             },
             Scenario {

@@ -2,6 +2,7 @@
 
 //! `make test`: the checks of the sources, then the guest suites.
 
+use std::cmp::Reverse;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -132,9 +133,56 @@ fn check_sources(bed: &Bed, tally: &mut Tally) {
     }
 }
 
-struct Job {
+/// What a suite has tested in the guests of a job.
+struct Part {
     suite: &'static str,
     scenario: &'static Scenario,
+}
+
+impl Part {
+    fn name(&self) -> String {
+        format!("{}/{}", self.suite, self.scenario.name)
+    }
+}
+
+/// Guests, and what is tested in them one after the other.
+struct Job {
+    /// At least one; as far as guests go, their scenarios are the same.
+    parts: Vec<Part>,
+}
+
+impl Job {
+    fn scenario(&self) -> &'static Scenario {
+        self.parts[0].scenario
+    }
+
+    fn seconds(&self) -> u64 {
+        self.parts.iter().map(|part| part.scenario.seconds).sum()
+    }
+}
+
+/// What these suites have tested in a lane, with as few guests as it takes.
+fn jobs(lane: Lane, suites: &[&'static Suite]) -> Vec<Job> {
+    let mut jobs: Vec<Job> = Vec::new();
+    for suite in suites {
+        for scenario in suite.scenarios {
+            if !scenario.lanes.contains(&lane) {
+                continue;
+            }
+            let part = Part {
+                suite: suite.subject,
+                scenario,
+            };
+            let shares = |job: &&mut Job| job.scenario().shares_guests_with(scenario);
+            match jobs.iter_mut().find(shares) {
+                Some(job) => job.parts.push(part),
+                None => jobs.push(Job { parts: vec![part] }),
+            }
+        }
+    }
+    // The longest first, lest one of them be all that is left in the end.
+    jobs.sort_by_key(|job| Reverse(job.seconds()));
+    jobs
 }
 
 struct Queue {
@@ -144,21 +192,11 @@ struct Queue {
 }
 
 fn run_lane(bed: &Bed, lane: Lane, suites: &[&'static Suite], tally: &mut Tally) -> Result<()> {
-    let jobs: Vec<Job> = suites
-        .iter()
-        .flat_map(|suite| {
-            let subject = suite.subject;
-            suite.scenarios.iter().map(move |scenario| Job {
-                suite: subject,
-                scenario,
-            })
-        })
-        .filter(|job| job.scenario.lanes.contains(&lane))
-        .collect();
+    let jobs = jobs(lane, suites);
     // A guest with devices may load it by itself.
     let needs_module = jobs
         .iter()
-        .any(|job| job.scenario.load || job.scenario.device != Device::None);
+        .any(|job| job.scenario().load || job.scenario().device != Device::None);
     let module = thread::scope(|scope| -> Result<Option<Vec<u8>>> {
         let programs = scope.spawn(|| {
             bed.build_test_programs()?;
@@ -175,6 +213,7 @@ fn run_lane(bed: &Bed, lane: Lane, suites: &[&'static Suite], tally: &mut Tally)
     let slots = thread::available_parallelism()
         .map_or(2, usize::from)
         .max(2);
+    let needs = |job: &Job| job.scenario().guests.min(slots);
     let queue = Mutex::new(Queue { jobs, free: slots });
     let changed = Condvar::new();
     let tally = Mutex::new(tally);
@@ -185,13 +224,9 @@ fn run_lane(bed: &Bed, lane: Lane, suites: &[&'static Suite], tally: &mut Tally)
                 return None;
             }
             let free = queue.free;
-            if let Some(at) = queue
-                .jobs
-                .iter()
-                .position(|job| job.scenario.guests.min(slots) <= free)
-            {
+            if let Some(at) = queue.jobs.iter().position(|job| needs(job) <= free) {
                 let job = queue.jobs.remove(at);
-                queue.free -= job.scenario.guests.min(slots);
+                queue.free -= needs(&job);
                 return Some(job);
             }
             queue = changed.wait(queue).expect("no thread panics");
@@ -203,12 +238,12 @@ fn run_lane(bed: &Bed, lane: Lane, suites: &[&'static Suite], tally: &mut Tally)
                 while let Some(job) = next() {
                     let started = Instant::now();
                     let outcome = judge(bed, lane, &archive, &job);
-                    let seconds = started.elapsed().as_secs_f32();
+                    let took = started.elapsed();
                     tally
                         .lock()
                         .expect("no thread panics")
-                        .add(lane, &job, &outcome, seconds);
-                    queue.lock().expect("no thread panics").free += job.scenario.guests.min(slots);
+                        .add(lane, &job, &outcome, took);
+                    queue.lock().expect("no thread panics").free += needs(&job);
                     changed.notify_all();
                 }
             });
@@ -217,8 +252,16 @@ fn run_lane(bed: &Bed, lane: Lane, suites: &[&'static Suite], tally: &mut Tally)
     Ok(())
 }
 
-struct Outcome {
+/// A test program's part of an outcome.
+#[derive(Default)]
+struct Tested {
     cases: Vec<ktap::Case>,
+    took: Duration,
+}
+
+struct Outcome {
+    /// One for each of the job's.
+    parts: Vec<Tested>,
     /// What is wrong beyond failed cases.
     problems: Vec<String>,
     /// What the guests wrote, each line after the guest's number.
@@ -237,57 +280,65 @@ impl Outcome {
 }
 
 impl Tally {
-    fn add(&mut self, lane: Lane, job: &Job, outcome: &Result<Outcome>, seconds: f32) {
-        let name = format!("{}/{}", job.suite, job.scenario.name);
-        let say = |passed: bool, what: &str| {
+    fn add(&mut self, lane: Lane, job: &Job, outcome: &Result<Outcome>, took: Duration) {
+        let say = |part: &Part, took: Duration, passed: bool, what: &str| {
             let verdict = if passed { "ok  " } else { "FAIL" };
-            println!(
-                "{verdict} {:5} {name:40} {seconds:5.1} s  {what}",
-                lane.name()
-            );
+            let (lane, name, seconds) = (lane.name(), part.name(), took.as_secs_f32());
+            println!("{verdict} {lane:5} {name:40} {seconds:5.1} s  {what}");
         };
+        let first = &job.parts[0];
         let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(error) => {
-                say(false, &format!("{error:#}"));
+                say(first, took, false, &format!("{error:#}"));
                 self.failed += 1;
                 return;
             }
         };
-        if let Some(wanted) = job.scenario.must_find {
+        if let Some(wanted) = job.scenario().must_find {
             let found = outcome.problems.iter().chain(&outcome.output);
             let passed = found.into_iter().any(|problem| problem.contains(wanted));
-            say(passed, &format!("finds \"{wanted}\""));
+            say(first, took, passed, &format!("finds \"{wanted}\""));
             self.count(passed);
             if !passed {
                 outcome.print();
             }
             return;
         }
-        let of = |wanted: fn(&Verdict) -> bool| {
-            outcome
-                .cases
-                .iter()
-                .filter(|case| wanted(&case.verdict))
-                .count()
-        };
-        let passed = of(|verdict| *verdict == Verdict::Passed);
-        let skipped = of(|verdict| matches!(verdict, Verdict::Skipped(_)));
-        let failed = of(|verdict| *verdict == Verdict::Failed) + outcome.problems.len();
-        self.passed += passed;
-        self.failed += failed;
-        let skips = if skipped > 0 {
-            format!(", {skipped} skipped")
-        } else {
-            String::new()
-        };
-        say(failed == 0, &format!("{passed} passed{skips}"));
-        for case in &outcome.cases {
-            if let Verdict::Skipped(why) = &case.verdict {
-                println!("    skipped: {}: {why}", case.name);
+        let mut failures = 0;
+        for (index, (part, tested)) in job.parts.iter().zip(&outcome.parts).enumerate() {
+            let of = |wanted: fn(&Verdict) -> bool| {
+                let cases = tested.cases.iter();
+                cases.filter(|case| wanted(&case.verdict)).count()
+            };
+            let passed = of(|verdict| *verdict == Verdict::Passed);
+            let skipped = of(|verdict| matches!(verdict, Verdict::Skipped(_)));
+            let mut failed = of(|verdict| *verdict == Verdict::Failed);
+            // They are looked for in the end.
+            if index + 1 == job.parts.len() {
+                failed += outcome.problems.len();
+            }
+            self.passed += passed;
+            self.failed += failed;
+            failures += failed;
+            let skips = if skipped > 0 {
+                format!(", {skipped} skipped")
+            } else {
+                String::new()
+            };
+            say(
+                part,
+                tested.took,
+                failed == 0,
+                &format!("{passed} passed{skips}"),
+            );
+            for case in &tested.cases {
+                if let Verdict::Skipped(why) = &case.verdict {
+                    println!("    skipped: {}: {why}", case.name);
+                }
             }
         }
-        if failed > 0 {
+        if failures > 0 {
             outcome.print();
         }
     }
@@ -309,13 +360,17 @@ fn lacking(scenario: &Scenario) -> Option<String> {
 }
 
 fn judge(bed: &Bed, lane: Lane, archive: &Archive, job: &Job) -> Result<Outcome> {
-    let scenario = job.scenario;
+    let scenario = job.scenario();
     if let Some(why) = lacking(scenario) {
-        return Ok(Outcome {
+        let skipped = |_: &Part| Tested {
             cases: vec![ktap::Case {
                 name: "all of it".to_owned(),
-                verdict: Verdict::Skipped(why),
+                verdict: Verdict::Skipped(why.clone()),
             }],
+            took: Duration::ZERO,
+        };
+        return Ok(Outcome {
+            parts: job.parts.iter().map(skipped).collect(),
             problems: Vec::new(),
             output: Vec::new(),
         });
@@ -327,7 +382,12 @@ fn judge(bed: &Bed, lane: Lane, archive: &Archive, job: &Job) -> Result<Outcome>
     let command = match scenario.command {
         Some(command) => command.to_owned(),
         None => {
-            archive.copy("test", &bed.test_program(job.suite))?;
+            archive.file("session", true, include_bytes!("session.sh"));
+            archive.directory("tests");
+            for part in &job.parts {
+                let program = bed.test_program(part.suite);
+                archive.copy(&format!("tests/{}", part.suite), &program)?;
+            }
             for module in scenario.modules.iter().filter(|_| lane == Lane::Stock) {
                 let name = module.rsplit('/').next().expect("a name");
                 archive.copy(name, &bed.stock_module(module))?;
@@ -341,7 +401,8 @@ fn judge(bed: &Bed, lane: Lane, archive: &Archive, job: &Job) -> Result<Outcome>
             for test in scenario.library_tests {
                 archive.copy(&format!("bin/{test}"), &bed.library_test(test)?)?;
             }
-            format!("/test {}", scenario.name)
+            let names: Vec<String> = job.parts.iter().map(Part::name).collect();
+            format!("/session {}", names.join(" "))
         }
     };
     let least = match lane {
@@ -371,27 +432,45 @@ fn judge(bed: &Bed, lane: Lane, archive: &Archive, job: &Job) -> Result<Outcome>
         Lane::Debug => 8,
     };
     let written = Mutex::new(vec![Vec::new(); plan.guests]);
-    let limit = Duration::from_secs(scenario.seconds * patience);
+    let limit = Duration::from_secs(job.seconds() * patience);
+    let started = Instant::now();
     let reports = run::run(bed, &plan, &archive, limit, &|guest, line| {
-        written.lock().expect("no thread panics")[guest].push(line.to_owned());
+        let line = (started.elapsed(), line.to_owned());
+        written.lock().expect("no thread panics")[guest].push(line);
     })?;
 
-    let mut outcome = Outcome {
+    let written = written.into_inner().expect("no thread panics");
+    let took = durations(job, &written[0], started.elapsed());
+    let tested = |took| Tested {
         cases: Vec::new(),
+        took,
+    };
+    let mut outcome = Outcome {
+        parts: took.into_iter().map(tested).collect(),
         problems: Vec::new(),
         output: Vec::new(),
     };
-    let written = written.into_inner().expect("no thread panics");
     for (number, (report, written)) in reports.iter().zip(written).enumerate() {
-        let mut ktap = ktap::Report::default();
-        written.iter().for_each(|line| ktap.line(line));
         let mut problems = report.problems(scenario.expected);
-        let failed = ktap
-            .cases
-            .iter()
-            .any(|case| case.verdict == Verdict::Failed);
+        let mut failed = false;
+        let mut lines = written.iter().map(|(_, line)| line.as_str()).peekable();
         if scenario.command.is_none() {
-            problems.extend(ktap.faults());
+            // What comes before the first of the marks says why that did not come.
+            for (at, part) in job.parts.iter().enumerate() {
+                let mut ktap = ktap::Report::default();
+                let mark = mark(part);
+                let next = job.parts.get(at + 1).map(self::mark);
+                while let Some(line) = lines.next_if(|line| next.as_deref() != Some(*line)) {
+                    if line != mark {
+                        ktap.line(line);
+                    }
+                }
+                let faults = ktap.faults().into_iter();
+                problems.extend(faults.map(|fault| format!("{}: {fault}", part.name())));
+                let mut verdicts = ktap.cases.iter().map(|case| &case.verdict);
+                failed |= verdicts.any(|verdict| *verdict == Verdict::Failed);
+                outcome.parts[at].cases.extend(ktap.cases);
+            }
         }
         match report.status {
             // Failed cases count by themselves.
@@ -409,10 +488,27 @@ fn judge(bed: &Bed, lane: Lane, archive: &Archive, job: &Job) -> Result<Outcome>
         outcome
             .output
             .extend(report.log.iter().map(|line| format!("{number}: {line}")));
-        outcome
-            .output
-            .extend(written.iter().map(|line| format!("{number}| {line}")));
-        outcome.cases.extend(ktap.cases);
+        let written = written.iter().map(|(_, line)| format!("{number}| {line}"));
+        outcome.output.extend(written);
     }
     Ok(outcome)
+}
+
+/// What the session says before it starts a part.
+fn mark(part: &Part) -> String {
+    format!("# {}", part.name())
+}
+
+/// How long the parts took; to the first belongs the boot, to the last the end.
+fn durations(job: &Job, written: &[(Duration, String)], whole: Duration) -> Vec<Duration> {
+    let start = |part: &Part| {
+        let mark = mark(part);
+        let line = written.iter().find(|(_, line)| *line == mark);
+        line.map_or(whole, |(time, _)| *time)
+    };
+    let mut starts: Vec<Duration> = job.parts.iter().map(start).collect();
+    starts[0] = Duration::ZERO;
+    starts.push(whole);
+    let pairs = starts.windows(2);
+    pairs.map(|pair| pair[1].saturating_sub(pair[0])).collect()
 }
