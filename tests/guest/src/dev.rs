@@ -21,6 +21,9 @@ pub const NODE: &str = "/dev/ivshmem0";
 /// Nanoseconds within which everything must have happened that a test waits for.
 pub const LONG: i64 = 30_000_000_000;
 
+/// No end of a wait: for a thread that sleeps until the test is done with it, however long that takes.
+pub const INFINITE: i64 = IVSHMEM_WAIT_INFINITE as i64;
+
 /// Nanoseconds that are worth waiting for something that must not happen.
 pub const SHORT: i64 = 20_000_000;
 

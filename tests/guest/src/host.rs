@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::sync::{Mutex, OnceLock};
 
+use crate::task::until;
 use crate::{size, vectors};
 
 fn line() -> &'static Mutex<File> {
@@ -67,7 +68,18 @@ pub fn device_add(properties: &str) {
 /// Unplugs a device of this guest; returns when it is gone.
 #[track_caller]
 pub fn device_del(id: &str) {
-    must(&format!("device_del {id}"));
+    try_device_del(id).unwrap_or_else(|error| panic!("{id}: {error}"));
+}
+
+/// The same, or the reason why not.
+pub fn try_device_del(id: &str) -> Result<(), String> {
+    let mut result = Ok(());
+    until("the slot is free to be asked", || {
+        result = ask(&format!("device_del {id}")).map(drop);
+        // A root port that has not yet finished with plugging it in, though its driver is bound.
+        !matches!(&result, Err(error) if error.contains("guest is busy"))
+    });
+    result
 }
 
 /// Speaks with the one peer on the host: `join` returns its ID, `ring PEER VECTOR`, `wait VECTOR`

@@ -3,12 +3,14 @@
 //! The module, the PCI devices it drives, and the kernel's log.
 
 use std::env;
-use std::ffi::CString;
+use std::ffi::{CString, c_void};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::PathBuf;
+use std::ptr::{self, NonNull};
 
 use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use rustix::system::{delete_module, finit_module};
 
 const DRIVER: &str = "/sys/bus/pci/drivers/ivshmem";
@@ -127,6 +129,52 @@ impl Pci {
     #[track_caller]
     pub fn bind(&self) {
         fs::write(format!("{DRIVER}/bind"), &self.name).expect("bind");
+    }
+}
+
+/// A mapped BAR.
+pub struct Bar {
+    start: NonNull<c_void>,
+    len: usize,
+}
+
+impl Bar {
+    pub fn new(pci: &Pci, bar: usize) -> Bar {
+        let len = (pci.bar_size(bar) as usize).next_multiple_of(4096);
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(pci.path(&format!("resource{bar}")))
+            .expect("the BAR");
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: The kernel chooses an address where nothing is.
+        let start = unsafe { mmap(ptr::null_mut(), len, prot, MapFlags::SHARED, &file, 0) };
+        Bar {
+            start: NonNull::new(start.expect("mmap")).expect("an address"),
+            len,
+        }
+    }
+
+    fn at(&self, offset: usize) -> *mut u32 {
+        assert!(offset < self.len && offset % 4 == 0);
+        self.start.as_ptr().wrapping_byte_add(offset).cast()
+    }
+
+    pub fn read(&self, offset: usize) -> u32 {
+        // SAFETY: The offset is in the mapping, and aligned.
+        unsafe { ptr::read_volatile(self.at(offset)) }
+    }
+
+    pub fn write(&self, offset: usize, value: u32) {
+        // SAFETY: As above.
+        unsafe { ptr::write_volatile(self.at(offset), value) }
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        // SAFETY: Nobody refers to the mapping any more.
+        unsafe { munmap(self.start.as_ptr(), self.len) }.expect("munmap");
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use guest::abi::*;
 use guest::dev::{Device, LONG, NODE, SHORT};
 use guest::task::{LIVES, fork, spawn};
-use guest::{cases, scaled, vectors};
+use guest::{cases, vectors};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -222,8 +222,34 @@ fn closing_the_file_does() {
     assert_eq!(take(&fd, SHORT), 0);
 }
 
+/// An eventfd is signalled for interrupts, not for what other files are told.
+fn other_files_do_not_signal_it() {
+    let device = settled();
+    let fd = new();
+    for vector in 0..vectors() {
+        device.attach(vector, &fd).expect("EVENTFD");
+    }
+    let other = Device::open();
+    let all: Vec<u32> = (0..vectors()).collect();
+    for vectors in [&all[..], &[0], &[]] {
+        assert_eq!(other.subscribe(&all), Ok(()));
+        assert_eq!(other.unsubscribe(vectors), Ok(()));
+        assert_eq!(take(&fd, SHORT), 0, "unsubscribing from {vectors:?}");
+    }
+    other.count(1);
+    assert_eq!(other.unsubscribe(&[]), Ok(()));
+    drop(other);
+    assert_eq!(take(&fd, SHORT), 0, "nor for its end");
+    // Nor is one's own file different.
+    assert_eq!(device.subscribe(&all), Ok(()));
+    assert_eq!(device.unsubscribe(&[]), Ok(()));
+    assert_eq!(take(&fd, SHORT), 0, "by the same file");
+    deliver(&device, 2);
+    assert_eq!(take(&fd, 0), 1, "a ring is a signal");
+}
+
 fn there_may_be_thousands() {
-    let number = scaled(4000) as usize;
+    const NUMBER: usize = 4000;
     let limit = Some(10_000);
     let limit = Rlimit {
         current: limit,
@@ -231,7 +257,7 @@ fn there_may_be_thousands() {
     };
     setrlimit(Resource::Nofile, limit).expect("setrlimit");
     let device = settled();
-    let fds: Vec<OwnedFd> = (0..number).map(|_| new()).collect();
+    let fds: Vec<OwnedFd> = (0..NUMBER).map(|_| new()).collect();
     for (index, fd) in fds.iter().enumerate() {
         device
             .attach(index as u32 % vectors(), fd)
@@ -337,6 +363,7 @@ fn main() {
         a_full_counter_is_no_error,
         closing_the_eventfd_does_not_detach_it,
         closing_the_file_does,
+        other_files_do_not_signal_it,
         there_may_be_thousands,
         a_child_has_it_too,
         it_can_be_sent_to_others,

@@ -16,7 +16,7 @@ use guest::dev::{Device, NODE, PAGE, WRITE};
 use guest::model::{Model, interrupts, open, open_as};
 use guest::pci::{self, Pci};
 use guest::{cases, scenario, size};
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::mm::MapFlags;
@@ -377,6 +377,8 @@ fn an_eventfd_is_attached() {
                 device.attach(1, &fd).expect("it works the next time");
             }
             device.settle(1);
+            // It follows upon the count that was waited for.
+            poll(&mut [PollFd::new(&fd, PollFlags::IN)], None).expect("poll");
             rustix::io::read(&fd, &mut value).expect("it is signalled");
         },
     );

@@ -135,7 +135,13 @@ fn a_gib_is_never_one_leaf() {
     assert_eq!(faults() - before, (gib / HUGE) as i64);
     leaves(first, HUGE);
 
-    let page = first + gib / 2 + 7 * PAGE;
+    // SAFETY: Nobody refers to this space.
+    let map = unsafe { map.move_to(second) };
+    assert_eq!(touch(first), Ended::Signal(libc::SIGSEGV));
+    check_marks(&map, 0);
+    leaves(second, HUGE);
+
+    let page = second + gib / 2 + 7 * PAGE;
     let protect = |flags: MprotectFlags| {
         let page = ptr::without_provenance_mut(page);
         // SAFETY: Only children touch this page while it is protected.
@@ -145,15 +151,10 @@ fn a_gib_is_never_one_leaf() {
     assert_eq!(write_to(page, 1), Ended::Signal(libc::SIGSEGV));
     assert_eq!(touch(page), LIVES);
     protect(MprotectFlags::READ | MprotectFlags::WRITE);
+    check_marks(&map, 0);
     assert_eq!(leaf_at(&device, page), PAGE);
-    leaves(first, HUGE);
-    check_marks(&map, 0);
-
-    // SAFETY: Nobody refers to this space.
-    let map = unsafe { map.move_to(second) };
-    assert_eq!(touch(first), Ended::Signal(libc::SIGSEGV));
-    check_marks(&map, 0);
     leaves(second, HUGE);
+
     drop(map);
     assert_eq!(touch(second), Ended::Signal(libc::SIGSEGV));
     // SAFETY: Nobody refers to it.

@@ -91,7 +91,7 @@ fn a_masked_ring_is_no_harm() {
     assert_eq!(model.state("status"), 1);
     let device = open(&pci);
     device.settle(0);
-    assert_eq!(model.state("status"), 0);
+    until("nothing is left of it", || model.state("status") == 0);
 }
 
 fn the_vector_of_a_ring_is_lost() {

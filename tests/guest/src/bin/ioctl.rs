@@ -456,6 +456,7 @@ fn a_plain_device_has_no_interrupts() {
     assert_eq!(device.waits(&mut set, 0), Err(no));
     assert_eq!(device.subscribe(&[0]), Err(no));
     assert_eq!(device.attach(0, &fd), Err(no));
+    assert_eq!(device.read(1), Err(no));
     // The state has no need of interrupts.
     let generation = device.info().generation;
     assert_eq!(device.wait(IVSHMEM_VECTOR_STATE, 0, 0), Ok(generation));

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 
 use guest::abi::*;
-use guest::dev::{Device, LONG, Map, PAGE};
+use guest::dev::{Device, INFINITE, Map, PAGE};
 use guest::model::{names, new_device, open};
 use guest::task::{DIES, LIVES, fork, spawn, touch, until};
 use guest::{cases, host, pci, scenario, size, vectors};
@@ -94,7 +94,7 @@ fn a_master_with_interrupts_comes_along() {
     let seen = device.settle(0);
     let sleeper = {
         let device = device.clone();
-        spawn(move || device.wait(0, seen, LONG))
+        spawn(move || device.wait(0, seen, INFINITE))
     };
     sleeper.asleep();
     host::server("stop");
@@ -133,7 +133,7 @@ fn a_doorbell_is_unplugged_and_plugged_there() {
     let seen = old.settle(0);
     let sleeper = {
         let old = old.clone();
-        spawn(move || old.wait(0, seen, LONG))
+        spawn(move || old.wait(0, seen, INFINITE))
     };
     sleeper.asleep();
     let id = old.ivposition().expect("IVPOSITION");

@@ -2,9 +2,9 @@
 
 //! open(): who gets in, and with which rights.
 
+use guest::cases;
 use guest::dev::{Device, NODE, PAGE, READ, SHORT, WRITE};
 use guest::task::{LIVES, fork};
-use guest::{cases, scaled};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::mm::MapFlags;
@@ -102,18 +102,18 @@ fn flags_without_a_meaning_do_no_harm() {
 }
 
 fn there_may_be_a_thousand() {
-    let number = scaled(1000) as usize;
+    const NUMBER: usize = 1000;
     let limit = Rlimit {
         current: Some(4096),
         maximum: Some(4096),
     };
     setrlimit(Resource::Nofile, limit).expect("setrlimit");
-    let devices: Vec<Device> = (0..number).map(|_| Device::open()).collect();
+    let devices: Vec<Device> = (0..NUMBER).map(|_| Device::open()).collect();
     for device in &devices {
         device.subscribe(&[0]).expect("SUBSCRIBE");
     }
     let seen = devices[0].settle(0);
-    devices[number - 1].ring_self(0);
+    devices[NUMBER - 1].ring_self(0);
     for device in &devices {
         assert_eq!(device.moved(0, seen), seen + 1);
         assert!(!device.ready().is_empty());

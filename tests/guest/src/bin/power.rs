@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
 use guest::abi::*;
-use guest::dev::{Device, LONG, Map, PAGE};
+use guest::dev::{Device, INFINITE, LONG, Map, PAGE};
 use guest::model::{Model, open};
 use guest::pci::{self, Pci};
 use guest::task::{Worker, spawn};
 use guest::{cases, host, scenario, skip};
+use rustix::io::Errno;
 
 const STATE: u32 = IVSHMEM_VECTOR_STATE;
 
@@ -76,7 +77,7 @@ struct User {
     info: ivshmem_info,
     /// The count of the vector that is waited for, and who waits for it.
     seen: u64,
-    sleeper: Worker<u64>,
+    sleeper: Worker<Result<u64, Errno>>,
 }
 
 impl User {
@@ -94,7 +95,7 @@ impl User {
         };
         let sleeper = {
             let device = device.clone();
-            spawn(move || device.moved(vector, seen))
+            spawn(move || device.wait(vector, seen, INFINITE))
         };
         sleeper.asleep();
         User {
@@ -110,7 +111,7 @@ impl User {
     /// After the sleep. Waking up is an event by itself: nobody has rung since.
     #[track_caller]
     fn goes_on(self) {
-        assert!(self.sleeper.join() > self.seen);
+        assert!(self.sleeper.join().expect("a count") > self.seen);
         let device = &self.device;
         assert_eq!(self.map.words()[0].load(SeqCst), 3);
         self.map.words()[1].store(4, SeqCst);
@@ -205,7 +206,7 @@ fn revision_0_survives_s3() {
     user.goes_on();
 
     // The device forgets what was rung, the driver makes up for it.
-    assert!(rung_user.sleeper.join() > rung_user.seen);
+    assert!(rung_user.sleeper.join().expect("a count") > rung_user.seen);
     rung_user.device.settle(0);
 
     let info = device.info();

@@ -3,15 +3,12 @@
 //! BAR0 and MSI-X as the device has them, without the driver: what the driver relies on, and what
 //! QEMU's own test of the device asserts.
 
-use std::ffi::c_void;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::ptr::{self, NonNull};
 
-use guest::pci::{self, Pci};
+use guest::pci::{self, Bar, Pci};
 use guest::task::until;
 use guest::{cases, guest, guests, host, size, vectors};
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 const MASK: usize = 0;
 const STATUS: usize = 4;
@@ -20,52 +17,6 @@ const DOORBELL: usize = 12;
 
 const DOORBELL_DEVICE: usize = 0;
 const PLAIN_DEVICE: usize = 1;
-
-/// A mapped BAR.
-struct Bar {
-    start: NonNull<c_void>,
-    len: usize,
-}
-
-impl Bar {
-    fn new(pci: &Pci, bar: usize) -> Bar {
-        let len = (pci.bar_size(bar) as usize).next_multiple_of(4096);
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .open(pci.path(&format!("resource{bar}")))
-            .expect("the BAR");
-        let prot = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: The kernel chooses an address where nothing is.
-        let start = unsafe { mmap(ptr::null_mut(), len, prot, MapFlags::SHARED, &file, 0) };
-        Bar {
-            start: NonNull::new(start.expect("mmap")).expect("an address"),
-            len,
-        }
-    }
-
-    fn at(&self, offset: usize) -> *mut u32 {
-        assert!(offset < self.len && offset % 4 == 0);
-        self.start.as_ptr().wrapping_byte_add(offset).cast()
-    }
-
-    fn read(&self, offset: usize) -> u32 {
-        // SAFETY: The offset is in the mapping, and aligned.
-        unsafe { ptr::read_volatile(self.at(offset)) }
-    }
-
-    fn write(&self, offset: usize, value: u32) {
-        // SAFETY: As above.
-        unsafe { ptr::write_volatile(self.at(offset), value) }
-    }
-}
-
-impl Drop for Bar {
-    fn drop(&mut self) {
-        // SAFETY: Nobody refers to the mapping any more.
-        unsafe { munmap(self.start.as_ptr(), self.len) }.expect("munmap");
-    }
-}
 
 fn device(which: usize) -> Pci {
     let devices = pci::devices();

@@ -10,7 +10,7 @@ use guest::cases;
 use guest::dev::{Device, LONG, SHORT, WRITE};
 use guest::model::{Model, open, open_as};
 use guest::pci::Pci;
-use guest::task::{Child, LIVES, fork, spawn, touch, until};
+use guest::task::{Child, LIVES, SIGNALS, fork, handle, spawn, touch, until};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -112,6 +112,44 @@ fn what_needs_it_waits_for_it() {
     }
     let device = open(&pci);
     assert_eq!(device.map(0, 4096).words()[8].load(SeqCst), 8);
+    assert_eq!(model.tell("rings"), "5:0 5:0");
+}
+
+fn who_waits_for_it_hears_signals() {
+    type Call = fn(&Device) -> Result<(), Errno>;
+    let (model, pci) = early();
+    let calls: [Call; 2] = [
+        |device| device.ring(5, 0),
+        |device| {
+            let rings = [ivshmem_doorbell { peer: 5, vector: 0 }];
+            device.ring_many(&rings).map(drop)
+        },
+    ];
+    let sleep = |call: Call| {
+        let device = open(&pci);
+        let sleeper = spawn(move || call(&device));
+        sleeper.asleep();
+        sleeper
+    };
+    handle(libc::SIGUSR1, 0);
+    for call in calls {
+        let sleeper = sleep(call);
+        sleeper.signal(libc::SIGUSR1);
+        assert_eq!(sleeper.join(), Err(Errno::INTR));
+    }
+    handle(libc::SIGUSR1, libc::SA_RESTART);
+    let sleepers = calls.map(sleep);
+    for sleeper in &sleepers {
+        let before = SIGNALS.load(SeqCst);
+        sleeper.signal(libc::SIGUSR1);
+        until("the signal is handled", || SIGNALS.load(SeqCst) > before);
+        sleeper.asleep();
+    }
+    assert_eq!(model.tell("rings"), "", "not yet, and none for a signal");
+    model.tell("ready");
+    for sleeper in sleepers {
+        assert_eq!(sleeper.join(), Ok(()));
+    }
     assert_eq!(model.tell("rings"), "5:0 5:0");
 }
 
@@ -233,6 +271,7 @@ fn main() {
         not_ready_is_a_state,
         what_needs_it_is_told_to_try_again,
         what_needs_it_waits_for_it,
+        who_waits_for_it_hears_signals,
         who_waits_for_it_hears_of_the_end,
         readiness_is_an_event,
         listening_does_not_wait,

@@ -3,22 +3,24 @@
 //! The driver leaves a device that is in use: sleepers wake, mappings end, nothing blocks, and it
 //! comes back.
 
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
 use guest::abi::*;
-use guest::dev::{Device, LONG, PAGE, WRITE};
+use guest::dev::{Device, INFINITE, LONG, PAGE, WRITE};
 use guest::pci::Pci;
 use guest::task::{DIES, Ended, LIVES, Worker, fork, spawn, touch, until, write_to};
 use guest::{cases, scaled, vectors};
+use io_uring::{IoUring, opcode, types};
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::mm::MapFlags;
 use rustix::pipe::pipe;
-
-const INFINITE: i64 = IVSHMEM_WAIT_INFINITE as i64;
 
 fn pci() -> Pci {
     Pci::of("ivshmem0")
@@ -141,6 +143,73 @@ fn sleepers_wake() {
     drop(unbound);
 }
 
+/// A file whose vector 0 has nothing to tell.
+fn subscribed() -> Device {
+    let device = Device::open();
+    device.settle(0);
+    device.subscribe(&[0]).expect("SUBSCRIBE");
+    device
+}
+
+fn sleepers_in_epoll_wake() {
+    let device = subscribed();
+    let sleepers = [EventFlags::empty(), EventFlags::ET].map(|how| {
+        let set = epoll::create(CreateFlags::CLOEXEC).expect("epoll");
+        epoll::add(&set, &device, EventData::new_u64(0), EventFlags::IN | how).expect("epoll");
+        spawn(move || {
+            let mut events = [MaybeUninit::uninit(); 2];
+            let (events, _) = epoll::wait(&set, &mut events, None).expect("epoll");
+            assert_eq!(events.len(), 1);
+            events[0].flags
+        })
+    });
+    sleepers.iter().for_each(Worker::asleep);
+    let unbound = unbind();
+    for sleeper in sleepers {
+        let flags = sleeper.join();
+        assert!(
+            flags.contains(EventFlags::ERR | EventFlags::HUP),
+            "{flags:?}"
+        );
+    }
+    drop(device);
+    drop(unbound);
+}
+
+fn requests_of_io_uring_end() {
+    const POLL: u64 = 1;
+    const READ: u64 = 2;
+    let device = subscribed();
+    let mut ring = IoUring::new(4).expect("io_uring");
+    let mut event = ivshmem_event::default();
+    let fd = types::Fd(device.as_fd().as_raw_fd());
+    let poll = opcode::PollAdd::new(fd, libc::POLLIN as u32).build();
+    let len = size_of::<ivshmem_event>() as u32;
+    let read = opcode::Read::new(fd, (&raw mut event).cast(), len)
+        .offset(u64::MAX)
+        .build();
+    for entry in [poll.user_data(POLL), read.user_data(READ)] {
+        // SAFETY: A poll refers to no memory, and the event outlives the read, which is waited for.
+        unsafe { ring.submission().push(&entry) }.expect("room");
+    }
+    ring.submit().expect("submit");
+    assert_eq!(ring.completion().len(), 0, "nothing yet");
+    let unbound = unbind();
+    ring.submit_and_wait(2).expect("wait");
+    for done in ring.completion() {
+        match done.user_data() {
+            POLL => {
+                let flags = done.result();
+                let gone = i32::from(libc::POLLHUP | libc::POLLERR);
+                assert_eq!(flags & gone, gone, "{flags:#x}");
+            }
+            _ => assert_eq!(done.result(), -libc::ENODEV),
+        }
+    }
+    drop((device, ring));
+    drop(unbound);
+}
+
 fn eventfds_are_signalled_once() {
     let device = Device::open();
     let fds: Vec<_> = (0..vectors())
@@ -159,6 +228,8 @@ fn eventfds_are_signalled_once() {
     }
     let mut value = [0; 8];
     for fd in &fds {
+        // It follows upon the count that was waited for.
+        poll(&mut [PollFd::new(fd, PollFlags::IN)], None).expect("poll");
         rustix::io::read(fd, &mut value).expect("it was rung");
     }
     let unbound = unbind();
@@ -339,6 +410,8 @@ fn main() {
         every_call_says_so,
         the_node_goes_at_once,
         sleepers_wake,
+        sleepers_in_epoll_wake,
+        requests_of_io_uring_end,
         eventfds_are_signalled_once,
         mappings_end_in_every_process,
         a_mapping_is_a_user,

@@ -7,13 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
 use guest::abi::*;
-use guest::dev::{Device, LONG, SHORT};
+use guest::dev::{Device, INFINITE, LONG, SHORT};
 use guest::task::{self, SIGNALS, Worker, spawn};
 use guest::{cases, guest, host, scaled, scenario, vectors};
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFlags, eventfd};
 use rustix::io::Errno;
 
-const INFINITE: i64 = IVSHMEM_WAIT_INFINITE as i64;
 const MS: i64 = 1_000_000;
 
 fn event(vector: u32, count: u64) -> ivshmem_event {
@@ -216,6 +215,33 @@ fn a_signal_may_let_it_go_on() {
     }
 }
 
+fn a_signal_may_let_a_set_go_on() {
+    let (device, counts) = settled();
+    task::handle(libc::SIGUSR1, libc::SA_RESTART);
+    for timeout in [INFINITE, LONG] {
+        let seen = device.count(1);
+        let before = SIGNALS.load(SeqCst);
+        let shared = device.clone();
+        let sleeper = spawn(move || {
+            let mut set = [event(0, counts[0]), event(1, seen)];
+            let result = shared.waits(&mut set, timeout);
+            (result, set)
+        });
+        for signal in 1..=3 {
+            sleeper.asleep();
+            sleeper.signal(libc::SIGUSR1);
+            task::until("the signal is handled", || {
+                SIGNALS.load(SeqCst) == before + signal
+            });
+        }
+        sleeper.asleep();
+        device.ring_self(1);
+        let (result, set) = sleeper.join();
+        assert_eq!(result, Ok(1));
+        assert_eq!(set.map(|event| event.count), [counts[0], seen + 1]);
+    }
+}
+
 /// Signals do not make a relative timeout longer, nor an absolute one.
 fn signals_cost_no_time() {
     let (device, counts) = settled();
@@ -253,6 +279,41 @@ fn signals_cost_no_time() {
     }
 }
 
+fn signals_cost_a_set_no_time() {
+    let (device, counts) = settled();
+    task::handle(libc::SIGUSR1, libc::SA_RESTART);
+    for flags in [0, IVSHMEM_WAIT_ABSOLUTE] {
+        let timeout = 300 * MS;
+        let start = task::now();
+        let shared = device.clone();
+        let sleeper = spawn(move || {
+            let mut set = [event(0, counts[0]), event(1, counts[1])];
+            let mut waits = ivshmem_waits {
+                events: set.as_mut_ptr() as u64,
+                nr: 2,
+                flags,
+                timeout: if flags == 0 { timeout } else { start + timeout },
+            };
+            let result = shared.ioctl(IVSHMEM_IOC_WAITS, &mut waits);
+            (result, waits, task::now() - start)
+        });
+        // As above.
+        while sleeper.is_out() {
+            assert!(task::now() - start < LONG, "signals put the end off");
+            sleeper.signal(libc::SIGUSR1);
+            task::until("it sleeps again or is back", || {
+                !sleeper.is_out() || sleeper.is_asleep()
+            });
+        }
+        let (result, waits, took) = sleeper.join();
+        assert_eq!(result, Err(Errno::TIMEDOUT));
+        assert!(took >= timeout, "{took} ns");
+        assert_eq!(waits.flags, IVSHMEM_WAIT_ABSOLUTE);
+        let end = waits.timeout - start;
+        assert!((timeout..LONG).contains(&end), "{end}");
+    }
+}
+
 fn a_signal_leaves_the_end_of_the_time() {
     let (device, counts) = settled();
     task::handle(libc::SIGUSR1, 0);
@@ -284,6 +345,18 @@ fn two_waiters_both_wake() {
     let other = Arc::new(Device::open());
     let waiters =
         [&device, &device, &other, &other].map(|file| waiter(file, 3, counts[3], INFINITE));
+    waiters.iter().for_each(Worker::asleep);
+    device.ring_self(3);
+    for waiter in waiters {
+        assert_eq!(waiter.join(), Ok(counts[3] + 1));
+    }
+}
+
+fn all_wake_by_one_ring() {
+    let (device, counts) = settled();
+    let waiters: Vec<_> = (0..64)
+        .map(|_| waiter(&device, 3, counts[3], INFINITE))
+        .collect();
     waiters.iter().for_each(Worker::asleep);
     device.ring_self(3);
     for waiter in waiters {
@@ -408,6 +481,15 @@ fn unsubscribing_does_not_deafen_a_waiter() {
     }
 }
 
+/// Closes a descriptor that another thread uses, and has an eventfd that is readable in its place.
+fn close(device: &Device) {
+    let raw = device.as_fd().as_raw_fd();
+    let place = eventfd(1, EventfdFlags::CLOEXEC).expect("eventfd");
+    // SAFETY: The descriptor is replaced by one that may be closed in its place.
+    let replaced = unsafe { libc::dup2(place.as_raw_fd(), raw) };
+    assert_eq!(replaced, raw);
+}
+
 /// The file lives on until the last call on it ends.
 fn closing_does_not_hurt_a_waiter() {
     let (device, counts) = settled();
@@ -418,20 +500,43 @@ fn closing_does_not_hurt_a_waiter() {
     sleeper.asleep();
     // Both descriptors of the file, one of them while the thread waits by it.
     drop(second);
-    let raw = fd.as_fd().as_raw_fd();
-    let place = eventfd(0, EventfdFlags::CLOEXEC).expect("eventfd");
-    // SAFETY: The descriptor is replaced by one that may be closed in its place.
-    let replaced = unsafe { libc::dup2(place.as_raw_fd(), raw) };
-    assert_eq!(replaced, raw);
+    close(&fd);
     sleeper.asleep();
     device.ring_self(0);
     assert_eq!(sleeper.join(), Ok(counts[0] + 1));
 }
 
+fn closing_does_not_hurt_a_reader() {
+    let (device, counts) = settled();
+    let fd = Arc::new(Device::open());
+    fd.subscribe(&[0]).expect("SUBSCRIBE");
+    let shared = fd.clone();
+    let sleeper = spawn(move || shared.read(4));
+    sleeper.asleep();
+    close(&fd);
+    sleeper.asleep();
+    device.ring_self(0);
+    assert_eq!(sleeper.join(), Ok(vec![event(0, counts[0] + 1)]));
+}
+
+fn closing_does_not_hurt_a_sleeper_in_poll() {
+    let (device, _) = settled();
+    let fd = Arc::new(Device::open());
+    fd.subscribe(&[0]).expect("SUBSCRIBE");
+    let shared = fd.clone();
+    // Longer than the ring has time to wake it.
+    let sleeper = spawn(move || shared.ready_within(2 * LONG));
+    sleeper.asleep();
+    close(&fd);
+    sleeper.asleep();
+    device.ring_self(0);
+    // When it wakes, poll looks at what the descriptor is now.
+    assert_eq!(sleeper.join(), Ok(PollFlags::IN));
+}
+
 /// 100 000 rings, in bursts. Who has seen the last one but sleeps would sleep for ever.
 fn a_storm_loses_nothing() {
     const BURSTS: u64 = 2000;
-    let bursts = scaled(BURSTS);
     let device = Device::open();
     let map = device.map(0, 4096);
     let [sent, taken] = [&map.words()[0], &map.words()[64]];
@@ -441,7 +546,7 @@ fn a_storm_loses_nothing() {
         taken.store(0, SeqCst);
         let mut seen = device.settle(0);
         host::barrier("ready");
-        while taken.load(SeqCst) < bursts {
+        while taken.load(SeqCst) < BURSTS {
             let now = sent.load(SeqCst);
             if now == taken.load(SeqCst) {
                 // If there were a burst that this does not see, it would sleep on.
@@ -455,7 +560,7 @@ fn a_storm_loses_nothing() {
     } else {
         host::barrier("ready");
         let start = task::now();
-        for burst in 1..=bursts {
+        for burst in 1..=BURSTS {
             sent.store(burst, SeqCst);
             // Of each length there are bursts, of the shortest the most dangerous ones.
             let length = if burst % 2 == 0 { 1 } else { 99 };
@@ -486,9 +591,12 @@ fn main() {
             the_longest_timeouts_are_waits,
             a_signal_ends_it,
             a_signal_may_let_it_go_on,
+            a_signal_may_let_a_set_go_on,
             signals_cost_no_time,
+            signals_cost_a_set_no_time,
             a_signal_leaves_the_end_of_the_time,
             two_waiters_both_wake,
+            all_wake_by_one_ring,
             any_is_what_is_subscribed_to,
             the_state_can_be_waited_for,
             a_set_says_which_have_moved,
@@ -496,6 +604,8 @@ fn main() {
             a_set_may_be_large,
             unsubscribing_does_not_deafen_a_waiter,
             closing_does_not_hurt_a_waiter,
+            closing_does_not_hurt_a_reader,
+            closing_does_not_hurt_a_sleeper_in_poll,
         ]),
     }
 }
