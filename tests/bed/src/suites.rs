@@ -84,10 +84,13 @@ const FAULTS: &[&str] = &[
     "failed with error -16",
     "failed with error -28",
     "can't reserve",
+    "ioremap memtype_reserve failed -12",
+    "cannot enable the device",
     "cannot map BAR0",
     "cannot enable MSI-X",
     "cannot use INTx",
     "cannot claim BAR2",
+    "cannot put BAR2's memory type on record",
     "kobject_add_internal failed",
 ];
 

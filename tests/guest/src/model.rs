@@ -42,10 +42,7 @@ impl Model {
     #[track_caller]
     pub fn start(name: &'static str, arguments: &str) -> Model {
         let socket = host::must(&format!("model {name} {arguments}"));
-        Model {
-            name,
-            socket,
-        }
+        Model { name, socket }
     }
 
     /// One that was started before this program was.

@@ -24,7 +24,11 @@ const LEN: usize = 8 << 20;
 /// How long to go on, in nanoseconds: a minute on either kernel, and less for the way of mapping that
 /// has to be asked for.
 fn stress() -> i64 {
-    let seconds = if scenario().ends_with("-pages") { 15 } else { 60 };
+    let seconds = if scenario().ends_with("-pages") {
+        15
+    } else {
+        60
+    };
     seconds * 1_000_000_000
 }
 
