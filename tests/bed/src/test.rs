@@ -253,7 +253,6 @@ fn run_lane(bed: &Bed, lane: Lane, suites: &[&'static Suite], tally: &mut Tally)
 }
 
 /// A test program's part of an outcome.
-#[derive(Default)]
 struct Tested {
     cases: Vec<ktap::Case>,
     took: Duration,
@@ -456,7 +455,8 @@ fn judge(bed: &Bed, lane: Lane, archive: &Archive, job: &Job) -> Result<Outcome>
         let mut failed = false;
         let mut lines = written.iter().map(|(_, line)| line.as_str()).peekable();
         if scenario.command.is_none() {
-            // What comes before the first of the marks says why that did not come.
+            // Each part's lines end at the next one's mark; what comes before the first mark is the
+            // first part's.
             for (at, part) in job.parts.iter().enumerate() {
                 let mut ktap = ktap::Report::default();
                 let mark = mark(part);

@@ -242,6 +242,20 @@ fn a_signal_may_let_a_set_go_on() {
     }
 }
 
+/// Sends signals to a sleeper until its timeout ends it. Each would begin the timeout anew, if it did;
+/// then there would be no end.
+#[track_caller]
+fn disturb<T>(sleeper: Worker<T>, start: i64) -> T {
+    while sleeper.is_out() {
+        assert!(task::now() - start < LONG, "signals put the end off");
+        sleeper.signal(libc::SIGUSR1);
+        task::until("it sleeps again or is back", || {
+            !sleeper.is_out() || sleeper.is_asleep()
+        });
+    }
+    sleeper.join()
+}
+
 /// Signals do not make a relative timeout longer, nor an absolute one.
 fn signals_cost_no_time() {
     let (device, counts) = settled();
@@ -260,15 +274,7 @@ fn signals_cost_no_time() {
             let result = shared.ioctl(IVSHMEM_IOC_WAIT, &mut wait);
             (result, wait, task::now() - start)
         });
-        // Each would begin the timeout anew, if it did; then there would be no end.
-        while sleeper.is_out() {
-            assert!(task::now() - start < LONG, "signals put the end off");
-            sleeper.signal(libc::SIGUSR1);
-            task::until("it sleeps again or is back", || {
-                !sleeper.is_out() || sleeper.is_asleep()
-            });
-        }
-        let (result, wait, took) = sleeper.join();
+        let (result, wait, took) = disturb(sleeper, start);
         assert_eq!(result, Err(Errno::TIMEDOUT));
         assert!(took >= timeout, "{took} ns");
         if flags == 0 {
@@ -297,15 +303,7 @@ fn signals_cost_a_set_no_time() {
             let result = shared.ioctl(IVSHMEM_IOC_WAITS, &mut waits);
             (result, waits, task::now() - start)
         });
-        // As above.
-        while sleeper.is_out() {
-            assert!(task::now() - start < LONG, "signals put the end off");
-            sleeper.signal(libc::SIGUSR1);
-            task::until("it sleeps again or is back", || {
-                !sleeper.is_out() || sleeper.is_asleep()
-            });
-        }
-        let (result, waits, took) = sleeper.join();
+        let (result, waits, took) = disturb(sleeper, start);
         assert_eq!(result, Err(Errno::TIMEDOUT));
         assert!(took >= timeout, "{took} ns");
         assert_eq!(waits.flags, IVSHMEM_WAIT_ABSOLUTE);
