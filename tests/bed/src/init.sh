@@ -44,11 +44,10 @@ if [ -n "$BED_LOAD" ] && grep -q '^ivshmem ' /proc/modules; then
 	rmmod ivshmem 2>/dev/null || echo "stuck $(grep '^ivshmem ' /proc/modules)" >&3
 fi
 
-# kmemleak reports what it saw unreferenced twice, and is older than 5 s. To look takes it longer.
+# kmemleak reports what it saw unreferenced twice, and is older than 5 s.
 leaks=/sys/kernel/debug/kmemleak
 if [ "$IVSHMEM_LANE" = debug ]; then
-	sleep 5 &
-	{ echo scan >$leaks && wait && echo scan >$leaks && sed 's/^/leak /' $leaks >&3; } ||
+	{ echo scan >$leaks && sleep 5 && echo scan >$leaks && sed 's/^/leak /' $leaks >&3; } ||
 		echo "leak unknown: kmemleak does not work" >&3
 fi
 echo "tainted $(cat /proc/sys/kernel/tainted)" >&3

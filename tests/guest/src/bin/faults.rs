@@ -15,7 +15,7 @@ use guest::abi::*;
 use guest::dev::{Device, NODE, PAGE, WRITE};
 use guest::model::{Model, interrupts, open, open_as};
 use guest::pci::{self, Pci};
-use guest::{cases, scenario, size};
+use guest::{cases, scenario};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -456,19 +456,6 @@ fn memory_is_mapped() {
     );
 }
 
-fn an_attribute_is_read() {
-    each_place(
-        PROC,
-        || File::open("/sys/class/misc/ivshmem0/size").expect("size"),
-        |file| file.read_at(&mut [0; 64], 0).map_err(error),
-        |file, _| {
-            let mut text = [0; 64];
-            let length = file.read_at(&mut text, 0).expect("it works the next time");
-            assert_eq!(text[..length], format!("{}\n", size()).into_bytes());
-        },
-    );
-}
-
 fn main() {
     match scenario().as_str() {
         "bind" => guest::run(cases![a_doorbell_is_bound, a_plain_device_is_bound]),
@@ -483,7 +470,6 @@ fn main() {
             many_are_rung,
             events_are_read,
             memory_is_mapped,
-            an_attribute_is_read,
         ]),
     }
 }
