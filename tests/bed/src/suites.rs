@@ -72,7 +72,8 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const BOTH: &[Lane] = &[Lane::Stock, Lane::Debug];
 
-/// What is the same on either kernel.
+/// What the checkers have nothing to add to, and would take long with: the runner's own doings, another
+/// QEMU under the same driver, a second boot.
 const QUICK: &[Lane] = &[Lane::Stock];
 
 /// Debian's kernel cannot make allocations fail, nor find leaks.
@@ -176,6 +177,7 @@ const PAGES: Scenario = Scenario {
 /// Under Debian 12's QEMU.
 const OLD: Scenario = Scenario {
     name: "qemu-7.2",
+    lanes: QUICK,
     old_qemu: true,
     ..SCENARIO
 };
@@ -269,15 +271,18 @@ pub const SUITES: &[Suite] = &[
         scenarios: &[
             Scenario {
                 name: "alone",
+                lanes: QUICK,
                 ..BARE
             },
             Scenario {
                 name: "together",
+                lanes: QUICK,
                 guests: 2,
                 ..BARE
             },
             Scenario {
                 name: "server",
+                lanes: QUICK,
                 device: Device::Doorbell,
                 ..BARE
             },
@@ -508,6 +513,7 @@ pub const SUITES: &[Suite] = &[
         subject: "kexec",
         scenarios: &[Scenario {
             name: "both",
+            lanes: QUICK,
             device: Device::Doorbell,
             load: false,
             memory: 512,
