@@ -91,15 +91,20 @@ fn what_nobody_listens_to_is_masked() {
     assert_eq!(unmasked(&table), []);
 }
 
-fn each_of_them_works() {
+fn works(vectors: impl Iterator<Item = u32>) {
     let device = Device::open();
-    for vector in 0..vectors() {
+    for vector in vectors {
         let seen = device.count(vector);
         ring(&device, vector);
         let count = device.wait(vector, seen, LONG);
         assert_eq!(count, Ok(seen + 1), "vector {vector}");
         device.unsubscribe(&[vector]).expect("SUBSCRIBE");
     }
+}
+
+fn each_of_them_works() {
+    works(0..vectors());
+    let device = Device::open();
     for vector in [2048, 2049] {
         assert_eq!(device.wait(vector, 0, 0), Err(Errno::INVAL));
     }
@@ -281,7 +286,7 @@ fn the_one_too_many_is_refused() {
 
 fn afterwards_all_is_as_before() {
     what_nobody_listens_to_is_masked();
-    each_of_them_works();
+    works((0..vectors()).step_by(50));
     host::peer("leave");
 }
 
