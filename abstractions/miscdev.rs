@@ -218,7 +218,10 @@ unsafe extern "C" fn show<T: OpenFile>(
     // Formatted once: the value may be another the next time.
     let mut text = [0; MAX_VALUE];
     let value = Show(&**shared, id);
-    if Formatter::new(&mut text).write_fmt(fmt!("{value}\n\0")).is_err() {
+    if Formatter::new(&mut text)
+        .write_fmt(fmt!("{value}\n\0"))
+        .is_err()
+    {
         return EOVERFLOW.to_errno() as isize;
     }
     // SAFETY: sysfs hands a page to write to; the format takes one string, which ends with a NUL.
