@@ -32,6 +32,9 @@ pub struct Plan {
     pub memory: u32,
     /// Puts the ivshmem devices behind root ports `rp0`, `rp1`, ... from where they can be taken.
     pub hotplug: bool,
+    /// May suspend to memory. QEMU resets the machine on the way back, and puts in its place again
+    /// what it has put into memory itself: a kernel that it has unpacked would be as it began.
+    pub sleeps: bool,
     /// Run by QEMU 7.2, which has no devices by vfio-user.
     pub old_qemu: bool,
     pub qemu_args: Vec<String>,
@@ -249,6 +252,10 @@ pub fn qemu(
         "tcg,thread=multi"
     };
     let packed_kernel = bed.packed_kernel(plan.lane)?;
+    let kernel = match plan.sleeps {
+        true => packed_kernel.clone(),
+        false => bed.kernel(plan.lane)?,
+    };
     let mut command: Command = bed.qemu(plan.old_qemu)?;
     command
         .args([
@@ -301,7 +308,7 @@ pub fn qemu(
     let errors = Guest::errors(number, scratch);
     command
         .arg("-kernel")
-        .arg(bed.kernel(plan.lane)?)
+        .arg(kernel)
         .args(["-append", &append])
         .args(
             arguments

@@ -276,6 +276,7 @@ pub const PLAN: Plan = Plan {
     smp: 2,
     memory: 1024,
     hotplug: false,
+    sleeps: false,
     old_qemu: false,
     qemu_args: Vec::new(),
     kernel_args: String::new(),
@@ -317,6 +318,7 @@ pub fn person(options: &Options, command: &str) -> Result<(Bed, Plan, Archive)> 
         vectors: options.vectors,
         size: options.size,
         smp: options.smp,
+        sleeps: true,
         qemu_args: options
             .qemu_args
             .split_whitespace()

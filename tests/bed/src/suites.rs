@@ -23,6 +23,7 @@ pub struct Scenario {
     /// In MiB; what a lane needs at least is added to it.
     pub memory: u32,
     pub hotplug: bool,
+    pub sleeps: bool,
     /// Under Debian 12's QEMU, which has no devices by vfio-user.
     pub old_qemu: bool,
     /// How many free huge pages of 2 MiB the host must have; without them it is skipped.
@@ -109,6 +110,7 @@ const SCENARIO: Scenario = Scenario {
     smp: 2,
     memory: 0,
     hotplug: false,
+    sleeps: false,
     old_qemu: false,
     huge_pages: 0,
     qemu_args: &[],
@@ -494,12 +496,14 @@ pub const SUITES: &[Suite] = &[
             Scenario {
                 name: "qemu",
                 device: Device::Both,
+                sleeps: true,
                 kernel_args: PM_TEST,
                 seconds: 120,
                 ..PLUGS
             },
             Scenario {
                 name: "revision0",
+                sleeps: true,
                 kernel_args: PM_TEST,
                 seconds: 120,
                 // After S3, ACPI's interrupt is not heard any more in here.

@@ -419,6 +419,7 @@ fn judge(bed: &Bed, lane: Lane, archive: &Archive, job: &Job) -> Result<Outcome>
         smp: scenario.smp,
         memory: least + scenario.memory,
         hotplug: scenario.hotplug,
+        sleeps: scenario.sleeps,
         old_qemu: scenario.old_qemu,
         qemu_args: scenario.qemu_args.iter().map(ToString::to_string).collect(),
         kernel_args: scenario.kernel_args.to_owned(),
