@@ -60,16 +60,25 @@ const HEAD: usize = 5;
 /// Taints that any module built out of the tree causes: out-of-tree and unsigned.
 const EXPECTED_TAINT: u64 = (1 << 12) | (1 << 13);
 
+/// What a part of a session provokes.
+pub struct Provoked<'a> {
+    /// The line that the part begins with. What comes before the first one's belongs to it as well.
+    pub mark: String,
+    /// Parts of lines.
+    pub parts: &'a [&'a str],
+}
+
 /// Whether a line of the console is a report, or one of the driver's.
 fn trouble(line: &str, expected: &[&str]) -> bool {
     let has = |parts: &[&str]| parts.iter().any(|part| line.contains(part));
     (has(REPORTS) || line.contains("ivshmem")) && !has(expected) && !has(HARMLESS)
 }
 
-/// Where in the lines of the console that begins which fails a run. `expected` are parts of lines
-/// that the scenario provokes.
-pub fn first_trouble(lines: &[String], expected: &[&str]) -> Option<usize> {
-    let known = |at: usize| {
+/// Where in the lines of the console that begins which fails a run.
+pub fn first_trouble(lines: &[String], provoked: &[Provoked]) -> Option<usize> {
+    let mut parts = provoked.iter().peekable();
+    let mut expected = parts.next().map_or(&[][..], |part| part.parts);
+    let known = |at: usize, expected: &[&str]| {
         let head = lines.iter().skip(at + 1).take(HEAD);
         KNOWN.iter().any(|(first, other)| {
             expected.contains(other)
@@ -77,16 +86,20 @@ pub fn first_trouble(lines: &[String], expected: &[&str]) -> Option<usize> {
                 && head.clone().any(|line| line.contains(other))
         })
     };
-    let mut harmless = expected.to_vec();
+    let mut is_verbose = false;
     for (at, line) in lines.iter().enumerate() {
-        if !trouble(line, &harmless) {
+        if let Some(part) = parts.next_if(|part| line.ends_with(&part.mark)) {
+            expected = part.parts;
+        }
+        let is_information = is_verbose && line.contains(" bytes wb by ");
+        if is_information || !trouble(line, expected) {
             continue;
         }
-        if !known(at) {
+        if !known(at, expected) {
             return Some(at);
         }
-        // After a report of lockdep the console shows all levels; this one is information.
-        harmless.push(" bytes wb by ");
+        // After a report of lockdep the console shows all levels.
+        is_verbose = true;
     }
     None
 }
@@ -103,7 +116,15 @@ pub fn taint(bits: u64) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{PCIEHP, first_trouble, taint, trouble};
+    use super::{PCIEHP, Provoked, taint, trouble};
+
+    fn first_trouble(lines: &[String], expected: &[&str]) -> Option<usize> {
+        let only = Provoked {
+            mark: "# a/b".to_owned(),
+            parts: expected,
+        };
+        super::first_trouble(lines, &[only])
+    }
 
     fn found(line: &str) -> bool {
         trouble(line, &["expected to complain"])
@@ -139,6 +160,27 @@ mod tests {
         ] {
             assert!(!found(line), "{line}");
         }
+    }
+
+    #[test]
+    fn a_part_provokes_nothing_for_another() {
+        let provoked = ["a", "b", "c"].map(|name| Provoked {
+            mark: format!("# {name}"),
+            parts: match name {
+                "b" => &["complains"],
+                _ => &[],
+            },
+        });
+        let complaint = "[    5.1] ivshmem 0000:00:03.0: complains";
+        let found = |order: &[&str]| {
+            let lines: Vec<String> = order.iter().map(ToString::to_string).collect();
+            super::first_trouble(&lines, &provoked)
+        };
+        let [a, b, c] = ["[ 1.0] # a", "[ 2.0] # b", "[ 3.0] # c"];
+        assert_eq!(found(&[a, b, complaint, complaint, c]), None);
+        assert_eq!(found(&[complaint, a, b, c]), Some(0));
+        assert_eq!(found(&[a, complaint, b, c]), Some(1));
+        assert_eq!(found(&[a, b, complaint, c, complaint]), Some(4));
     }
 
     #[test]

@@ -40,9 +40,9 @@ pub struct Report {
 
 impl Report {
     /// Everything that is wrong with this guest but the status of its command.
-    pub fn problems(&self, expected: &[&str]) -> Vec<String> {
+    pub fn problems(&self, provoked: &[log::Provoked]) -> Vec<String> {
         let mut problems = Vec::new();
-        if let Some(first) = log::first_trouble(&self.console, expected) {
+        if let Some(first) = log::first_trouble(&self.console, provoked) {
             // Reports have many lines, and one report leads to others.
             let lines = self.console.iter().skip(first).take(60);
             let lines: Vec<&str> = lines.map(String::as_str).collect();

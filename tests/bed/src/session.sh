@@ -7,6 +7,8 @@ status=0
 loaded=
 for each in "$@"; do
 	echo "# $each"
+	# For the console, too: what the kernel has to say is judged by what is being tested.
+	echo "<4># $each" >/dev/kmsg
 	if [ -n "$loaded" ]; then
 		rmmod ivshmem && insmod /ivshmem.ko $IVSHMEM_MODULE_ARGS || exit
 	fi

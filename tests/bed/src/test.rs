@@ -16,6 +16,7 @@ use crate::build::{self, Bed, SOURCE};
 use crate::guest::Plan;
 use crate::image::Archive;
 use crate::ktap::{self, Verdict};
+use crate::log::Provoked;
 use crate::run;
 use crate::suites::{SUITES, Scenario, Suite};
 use crate::{Device, Lane};
@@ -387,18 +388,20 @@ fn judge(bed: &Bed, lane: Lane, archive: &Archive, job: &Job) -> Result<Outcome>
                 let program = bed.test_program(part.suite);
                 archive.copy(&format!("tests/{}", part.suite), &program)?;
             }
-            for module in scenario.modules.iter().filter(|_| lane == Lane::Stock) {
-                let name = module.rsplit('/').next().expect("a name");
-                archive.copy(name, &bed.stock_module(module))?;
-            }
-            for program in scenario.programs {
-                archive.program(Path::new(program))?;
-            }
-            for program in scenario.user_programs {
-                archive.copy(&format!("bin/{program}"), &bed.user_program(program))?;
-            }
-            for test in scenario.library_tests {
-                archive.copy(&format!("bin/{test}"), &bed.library_test(test)?)?;
+            for scenario in job.parts.iter().map(|part| part.scenario) {
+                for module in scenario.modules.iter().filter(|_| lane == Lane::Stock) {
+                    let name = module.rsplit('/').next().expect("a name");
+                    archive.copy(name, &bed.stock_module(module))?;
+                }
+                for program in scenario.programs {
+                    archive.program(Path::new(program))?;
+                }
+                for program in scenario.user_programs {
+                    archive.copy(&format!("bin/{program}"), &bed.user_program(program))?;
+                }
+                for test in scenario.library_tests {
+                    archive.copy(&format!("bin/{test}"), &bed.library_test(test)?)?;
+                }
             }
             let names: Vec<String> = job.parts.iter().map(Part::name).collect();
             format!("/session {}", names.join(" "))
@@ -452,8 +455,16 @@ fn judge(bed: &Bed, lane: Lane, archive: &Archive, job: &Job) -> Result<Outcome>
         problems: Vec::new(),
         output: Vec::new(),
     };
+    let provoked: Vec<Provoked> = job
+        .parts
+        .iter()
+        .map(|part| Provoked {
+            mark: mark(part),
+            parts: part.scenario.expected,
+        })
+        .collect();
     for (number, (report, written)) in reports.iter().zip(written).enumerate() {
-        let mut problems = report.problems(scenario.expected);
+        let mut problems = report.problems(&provoked);
         let mut failed = false;
         let mut lines = written.iter().map(|(_, line)| line.as_str()).peekable();
         if scenario.command.is_none() {
