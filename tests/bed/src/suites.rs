@@ -49,6 +49,8 @@ pub struct Scenario {
     pub seconds: u64,
     /// Parts of warnings that the scenario provokes.
     pub expected: &'static [&'static str],
+    /// Leaves devices in its guests, which nobody else can have after that.
+    pub stays: bool,
     /// A shell command in the place of the test program.
     pub command: Option<&'static str>,
     /// The scenario passes if the runner finds this wrong with it: tests of the bed itself.
@@ -71,7 +73,10 @@ impl Scenario {
             library_tests: &[],
             ..*scenario
         };
-        self.command.is_none() && self.must_find.is_none() && guests(self) == guests(other)
+        self.command.is_none()
+            && self.must_find.is_none()
+            && !self.stays
+            && guests(self) == guests(other)
     }
 }
 
@@ -130,6 +135,7 @@ const SCENARIO: Scenario = Scenario {
     library_tests: &[],
     seconds: 60,
     expected: &[],
+    stays: false,
     command: None,
     must_find: None,
 };
@@ -445,6 +451,7 @@ pub const SUITES: &[Suite] = &[
             Scenario {
                 name: "msix",
                 expected: &["no BAR2"],
+                stays: true,
                 ..PLUGS
             },
         ],

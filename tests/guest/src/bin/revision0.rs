@@ -247,25 +247,6 @@ fn one_that_is_ready_was_it_from_the_start() {
     assert!(is_ready(&info));
 }
 
-/// Revision 0 with MSI-X: a device that QEMU made with `msi=on`.
-fn msix_can_be_early_as_well() {
-    let model = Model::start("msix", "--not-ready --interrupt msix --vectors 3 --pin");
-    let pci = model.plug("rp0");
-    let device = open(&pci);
-    let info = device.info();
-    assert_eq!((info.revision, info.ivposition), (0, -1));
-    assert_eq!(info.interrupt, IVSHMEM_INTERRUPT_MSIX);
-    assert_eq!((info.vectors, info.ring_vectors), (3, 3));
-    model.tell("ready");
-    device.moved(STATE, 0);
-    for vector in 0..3 {
-        device.settle(vector);
-    }
-    // No line, no Mask.
-    assert_eq!(model.state("mask"), 0);
-    model.stay();
-}
-
 fn main() {
     guest::run(cases![
         not_ready_is_a_state,
@@ -277,6 +258,5 @@ fn main() {
         listening_does_not_wait,
         some_are_ready_soon,
         one_that_is_ready_was_it_from_the_start,
-        msix_can_be_early_as_well,
     ])
 }

@@ -48,9 +48,9 @@ fn with(arguments: &str, check: impl FnOnce(&Device, &Pci)) {
 
 /// The same of a device with MSI-X, that cannot be unplugged.
 #[track_caller]
-fn with_msix(port: &'static str, arguments: &str, check: impl FnOnce(&Device)) {
+fn with_msix(port: &'static str, arguments: &str, check: impl FnOnce(&Device, &Model)) {
     let model = Model::start(port, &format!("--interrupt msix {arguments}"));
-    check(&open(&model.plug(port)));
+    check(&open(&model.plug(port)), &model);
     model.stay();
 }
 
@@ -83,7 +83,9 @@ fn no_registers() {
 }
 
 fn no_registers_but_msix() {
-    with_msix("rp0", "--revision 1 --bar0 none", is_plain);
+    with_msix("rp0", "--revision 1 --bar0 none", |device, _| {
+        is_plain(device)
+    });
 }
 
 /// kvmtool has I/O ports in the place of the registers.
@@ -95,7 +97,9 @@ fn ports_for_registers() {
 }
 
 fn ports_for_registers_and_msix() {
-    with_msix("rp1", "--bar0 io --vectors 2 --pin", is_plain);
+    with_msix("rp1", "--bar0 io --vectors 2 --pin", |device, _| {
+        is_plain(device)
+    });
 }
 
 fn registers_of_any_size() {
@@ -124,7 +128,7 @@ fn a_pin_without_a_line() {
 }
 
 fn a_pin_beside_msix() {
-    with_msix("rp2", "--revision 1 --vectors 4 --pin", |device| {
+    with_msix("rp2", "--revision 1 --vectors 4 --pin", |device, _| {
         let info = device.info();
         assert_eq!(info.interrupt, IVSHMEM_INTERRUPT_MSIX);
         assert_eq!((info.vectors, info.ring_vectors), (4, 4));
@@ -151,6 +155,23 @@ fn no_memory() {
         let model = Model::start("none", &format!("--size 0 --interrupt {interrupt}"));
         refused(&model, "rp0", "no BAR2");
     }
+}
+
+/// Revision 0 with MSI-X: a device that QEMU made with `msi=on`.
+fn msix_can_be_early_as_well() {
+    with_msix("rp4", "--not-ready --vectors 3 --pin", |device, model| {
+        let info = device.info();
+        assert_eq!((info.revision, info.ivposition), (0, -1));
+        assert_eq!(info.interrupt, IVSHMEM_INTERRUPT_MSIX);
+        assert_eq!((info.vectors, info.ring_vectors), (3, 3));
+        model.tell("ready");
+        device.moved(IVSHMEM_VECTOR_STATE, 0);
+        for vector in 0..3 {
+            device.settle(vector);
+        }
+        // No line, no Mask.
+        assert_eq!(model.state("mask"), 0);
+    });
 }
 
 fn no_memory_but_msix() {
@@ -197,6 +218,7 @@ fn main() {
             no_registers_but_msix,
             ports_for_registers_and_msix,
             a_pin_beside_msix,
+            msix_can_be_early_as_well,
             no_memory_but_msix,
         ]),
         _ => guest::run(cases![
