@@ -17,6 +17,7 @@ help:
 	@echo 'make shell                 boots a guest with this terminal as its console'
 	@echo '                           LANE=stock|debug DEVICE=plain|doorbell GUESTS=n VECTORS=n SIZE=n'
 	@echo '                           SMP=n QEMU=binary QEMU_ARGS=.. MODULE_ARGS=.. choose the guest'
+	@echo '                           ACCEL=kvm asks for KVM, if a guest boots with it here'
 	@echo 'make count                 the cost of an event in guest instructions, against its targets'
 	@echo 'make module                builds ivshmem.ko for the running kernel, or KVER='
 

@@ -28,6 +28,9 @@ const WORTH_SAYING: Duration = Duration::from_secs(1);
 pub const SOURCE: &str = "/src";
 const CACHE: &str = "/srv";
 
+/// What a whole tree has, among other things.
+const TREE: [&str; 3] = ["Makefile", "Module.symvers", "rust/libkernel.rmeta"];
+
 /// In memory, and gone with the namespace.
 pub const RUNS: &str = "/srv/run";
 
@@ -105,6 +108,18 @@ impl Bed {
         if let Some(tree) = known.get() {
             return Ok(tree);
         }
+        let mut tree = self.make_tree(lane)?;
+        let present = |file: &&str| fs::metadata(tree.join(file)).is_ok_and(|file| file.len() > 0);
+        if !TREE.iter().all(present) {
+            eprintln!("bed: {} is damaged", tree.display());
+            fs::remove_file(tree.join("made"))?;
+            tree = self.make_tree(lane)?;
+        }
+        Ok(known.get_or_init(|| tree))
+    }
+
+    /// Makes it, unless it was made before.
+    fn make_tree(&self, lane: Lane) -> Result<PathBuf> {
         let mut command = Command::new(format!("{SOURCE}/tests/bed/tree"));
         command.args([lane.name(), CACHE, &self.release]);
         if lane == Lane::Debug {
@@ -116,8 +131,7 @@ impl Bed {
             "no kernel tree for the {} lane",
             lane.name()
         );
-        let tree = String::from_utf8(output.stdout)?.trim().into();
-        Ok(known.get_or_init(|| tree))
+        Ok(String::from_utf8(output.stdout)?.trim().into())
     }
 
     /// What QEMU boots.

@@ -153,6 +153,13 @@ const PLAIN: Scenario = Scenario {
     ..SCENARIO
 };
 
+/// One with 64 MiB that lie below 4 GiB, and can be taken away.
+const BELOW: Scenario = Scenario {
+    size: 64 * MIB,
+    hotplug: true,
+    ..PLAIN
+};
+
 /// One with 64 MiB that lie above 4 GiB.
 const ABOVE: Scenario = Scenario {
     device: Device::None,
@@ -273,8 +280,8 @@ const MANY_DEVICES: &[&str] = &[
     "ivshmem-plain,memdev=memory11",
 ];
 
-/// For two scenarios at once, with 20 MiB each.
-const HUGE_PAGES: usize = 20;
+/// For 68 MiB.
+const HUGE_PAGES: usize = 34;
 
 /// A test of hibernation waits so many seconds.
 const PM_TEST: &str = "suspend.pm_test_delay=1";
@@ -445,7 +452,7 @@ pub const SUITES: &[Suite] = &[
         scenarios: &[
             Scenario {
                 name: "lines",
-                expected: &["BAR2", "does not answer"],
+                expected: &["BAR2", "does not answer", "t enable"],
                 ..PLUGS
             },
             Scenario {
@@ -828,6 +835,11 @@ pub const SUITES: &[Suite] = &[
                     "memory-backend-memfd,id=m3,size=64M,share=on",
                     "-device",
                     "ivshmem-plain,memdev=m3",
+                    // More than that the hole has no room for: firmware moves it all above 4 GiB.
+                    "-object",
+                    "memory-backend-memfd,id=m4,size=512M,share=on",
+                    "-device",
+                    "ivshmem-plain,memdev=m4",
                 ],
                 ..SCENARIO
             },
@@ -875,7 +887,7 @@ pub const SUITES: &[Suite] = &[
                     "-device",
                     "ivshmem-plain,memdev=m0",
                     "-object",
-                    "memory-backend-memfd,id=m1,size=16M,share=on,hugetlb=on,hugetlbsize=2M",
+                    "memory-backend-memfd,id=m1,size=64M,share=on,hugetlb=on,hugetlbsize=2M",
                     "-device",
                     "ivshmem-plain,memdev=m1",
                 ],
@@ -893,7 +905,7 @@ pub const SUITES: &[Suite] = &[
                     "-device",
                     "pcie-root-port,id=above,chassis=9,slot=9,pref64-reserve=4G",
                     "-object",
-                    "memory-backend-memfd,id=m1,size=16M,share=on,hugetlb=on,hugetlbsize=2M",
+                    "memory-backend-memfd,id=m1,size=64M,share=on,hugetlb=on,hugetlbsize=2M",
                     "-device",
                     "ivshmem-plain,memdev=m1,bus=above",
                 ],
@@ -906,8 +918,7 @@ pub const SUITES: &[Suite] = &[
         scenarios: &[
             Scenario {
                 name: "below-64M",
-                size: 64 * MIB,
-                ..PLAIN
+                ..BELOW
             },
             Scenario {
                 device: Device::Plain,
@@ -937,9 +948,8 @@ pub const SUITES: &[Suite] = &[
         scenarios: &[
             Scenario {
                 name: "below",
-                size: 64 * MIB,
                 seconds: 150,
-                ..PLAIN
+                ..BELOW
             },
             Scenario {
                 name: "above",

@@ -347,14 +347,18 @@ impl Tally {
 /// Why a scenario cannot be run on this host.
 fn lacking(scenario: &Scenario) -> Option<String> {
     let needed = scenario.huge_pages;
-    let free = fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(0);
+    let number = |name: &str| -> Option<usize> {
+        let path = format!("/sys/kernel/mm/hugepages/hugepages-2048kB/{name}_hugepages");
+        fs::read_to_string(path).ok()?.trim().parse().ok()
+    };
+    let free = number("free").unwrap_or(0);
+    let free = free.saturating_sub(number("resv").unwrap_or(0));
+    // There may be another scenario at the same time that takes as many.
+    let enough = 2 * needed;
     (free < needed).then(|| {
         format!(
             "the host has {free} free huge pages, and it takes {needed} \
-             (echo {needed} >/proc/sys/vm/nr_hugepages)"
+             (echo {enough} >/proc/sys/vm/nr_hugepages)"
         )
     })
 }

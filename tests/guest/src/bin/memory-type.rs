@@ -46,9 +46,9 @@ fn memory_of_all_sizes_is_where_it_is_to_be() {
     }
     sizes.sort();
     let expected: &[u64] = match scenario.as_str() {
-        "below" => &[4, 1 << 10, 4 << 10, 64 << 10],
+        "below" => &[4, 1 << 10, 4 << 10, 64 << 10, 512 << 10],
         "above" => &[4, 1 << 10, 4 << 10, 64 << 10, 1 << 20, 8 << 20],
-        _ => &[4 << 10, 16 << 10],
+        _ => &[4 << 10, 64 << 10],
     };
     assert_eq!(sizes, expected);
 }

@@ -9,9 +9,10 @@ use std::thread;
 
 use guest::abi::*;
 use guest::dev::{Device, LONG, Map, PAGE, READ, WRITE};
+use guest::model::open;
 use guest::pci::Pci;
 use guest::task::{Child, DIES, Debugged, LIVES, core_of, fork, now, status, touch, until};
-use guest::{cases, scenario, size};
+use guest::{cases, host, scenario, size};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::mm::{
@@ -20,6 +21,9 @@ use rustix::mm::{
 };
 
 const LEN: usize = 8 << 20;
+
+/// QEMU's name of the device.
+const ID: &str = "ivshmem0";
 
 /// How long to go on, in nanoseconds: a minute on either kernel, and less for the way of mapping that
 /// has to be asked for.
@@ -30,11 +34,6 @@ fn stress() -> i64 {
         60
     };
     seconds * 1_000_000_000
-}
-
-fn open(pci: &Pci) -> Device {
-    let node = format!("/dev/{}", pci.node().expect("a node"));
-    Device::open_as(&node, OFlags::RDWR).expect("open")
 }
 
 fn read(address: usize) {
@@ -173,6 +172,8 @@ fn it_may_go_at_any_time() {
     be_there();
     let before = counters();
     while now() - start < stress() || rounds <= 3 {
+        // The driver is unbound, or the device is unplugged where it can be.
+        let unplugs = scenario() == "below" && rounds % 2 == 1;
         let device = open(&pci);
         let at_work = [Shared::new(), Shared::new()];
         let start_child = |shared: &Shared| fork(|| work(&device, shared.number()));
@@ -182,7 +183,11 @@ fn it_may_go_at_any_time() {
                 .iter()
                 .all(|shared| shared.number().load(SeqCst) > 1)
         });
-        pci.unbind();
+        if unplugs {
+            host::unplug_plain(ID);
+        } else {
+            pci.unbind();
+        }
         for child in children {
             assert_eq!(child.wait(), DIES, "round {rounds}");
         }
@@ -194,7 +199,12 @@ fn it_may_go_at_any_time() {
             users.trim() == "0"
         });
         drop(at_work);
-        pci.bind();
+        if unplugs {
+            host::plug_plain(ID, "rp0");
+            until("the driver binds", || pci.node().is_some());
+        } else {
+            pci.bind();
+        }
         rounds += 1;
         // Nothing is left of it all. (The counters of those that died are checked by the kernel.)
         assert_eq!(counters(), before, "round {rounds}");

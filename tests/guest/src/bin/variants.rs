@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use guest::abi::*;
 use guest::dev::Device;
 use guest::model::{Model, open};
-use guest::pci::Pci;
+use guest::pci::{self, Pci};
 use guest::task::until;
 use guest::{cases, scenario};
 use rustix::io::Errno;
@@ -194,6 +194,19 @@ fn less_memory_than_a_page() {
     refused(&Model::start("tiny", "--size 2K"), "rp0", "BAR2");
 }
 
+/// More memory than a processor has addresses: it gets none, and cannot be enabled.
+fn memory_without_a_place() {
+    let model = Model::start("vast", "--size 4096G");
+    refused(&model, "rp0", "can't enable device");
+    let said = pci::log();
+    let said = said.iter().map(|line| &line.text);
+    assert!(
+        said.rev()
+            .take(5)
+            .any(|text| text.contains("cannot enable the device"))
+    );
+}
+
 /// Only revision 0 may say that it has no ID yet.
 fn registers_that_do_not_answer() {
     for interrupt in ["none", "intx"] {
@@ -232,6 +245,7 @@ fn main() {
             the_smallest_memory,
             no_memory,
             less_memory_than_a_page,
+            memory_without_a_place,
             registers_that_do_not_answer,
             what_was_refused_left_nothing,
         ]),
