@@ -10,8 +10,11 @@ static int __init leak(void)
 {
 	int i;
 
-	/* Several, for a stack may still have the address of one. */
-	for (i = 0; i < 10; i++) {
+	/*
+	 * Many, for a stack may still have the address of one, and the
+	 * allocator's array of objects for this processor those of the last.
+	 */
+	for (i = 0; i < 200; i++) {
 		void *memory = kmalloc(100, GFP_KERNEL);
 
 		OPTIMIZER_HIDE_VAR(memory);
