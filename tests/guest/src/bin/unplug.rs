@@ -17,7 +17,7 @@ use guest::dev::{Device, INFINITE, LONG, Map, PAGE};
 use guest::model::{Model, names, new_device, open};
 use guest::pci::{self, Pci};
 use guest::task::{Child, DIES, Worker, fork, spawn, touch, until};
-use guest::{cases, debug, host, scenario};
+use guest::{cases, debug, host, scaled, scenario};
 use io_uring::{IoUring, opcode, types};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -304,7 +304,7 @@ fn a_device_that_died_is_unplugged() {
 
 /// A slot of conventional PCI, where there is only ACPI's way; QEMU's own test does it there.
 fn a_device_behind_a_bridge_comes_and_goes() {
-    for _ in 0..5 {
+    for _ in 0..scaled(20) {
         let before = names();
         host::plug_plain(Kind::Plain.id(), "bridge");
         let pci = new_device(&before);
@@ -332,9 +332,9 @@ fn held() -> i64 {
 }
 
 /// A thousand times in all, and nothing becomes more of it; on the debug kernel, which would see what
-/// one of them leaks, fifty.
+/// one of them leaks, twenty.
 fn it_comes_and_goes() {
-    let rounds = if debug() { 25 } else { 500 };
+    let rounds = if debug() { 10 } else { 500 };
     // What is not there for a single device has grown by then.
     let first = rounds / 5;
     for kind in [Kind::Doorbell, Kind::Plain] {
