@@ -456,11 +456,23 @@ fn a_plain_device_has_no_interrupts() {
     assert_eq!(device.waits(&mut set, 0), Err(no));
     assert_eq!(device.subscribe(&[0]), Err(no));
     assert_eq!(device.attach(0, &fd), Err(no));
-    assert_eq!(device.read(1), Err(no));
+    let nothing_subscribed = || {
+        assert_eq!(device.read(1), Err(no));
+        assert_eq!(device.wait(IVSHMEM_VECTOR_ANY, 0, 0), Err(no));
+        let mut set = [ivshmem_event {
+            vector: IVSHMEM_VECTOR_ANY,
+            ..Default::default()
+        }];
+        assert_eq!(device.waits(&mut set, 0), Err(no));
+    };
+    nothing_subscribed();
     // The state has no need of interrupts.
     let generation = device.info().generation;
     assert_eq!(device.wait(IVSHMEM_VECTOR_STATE, 0, 0), Ok(generation));
     assert_eq!(device.subscribe(&[IVSHMEM_VECTOR_STATE]), Ok(()));
+    assert_eq!(device.wait(IVSHMEM_VECTOR_ANY, 0, 0), Ok(generation));
+    assert_eq!(device.unsubscribe(&[]), Ok(()));
+    nothing_subscribed();
     assert_eq!(device.attach(IVSHMEM_VECTOR_STATE, &fd), Ok(()));
     assert_eq!(device.detach(IVSHMEM_VECTOR_STATE, &fd), Ok(()));
     assert_eq!(device.ivposition(), Ok(0));
