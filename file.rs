@@ -298,8 +298,15 @@ impl Opened {
         }
     }
 
-    /// Makes the file a listener of all that a call waits for, or else of nothing more. `EINVAL`:
-    /// it waits for the subscription, and there is none.
+    /// What is wrong with a call about the subscription if there is none.
+    fn unsubscribed(&self) -> Error {
+        match self.device.interrupts() {
+            Some(_) => EINVAL,
+            None => EOPNOTSUPP,
+        }
+    }
+
+    /// Makes the file a listener of all that a call waits for, or else of nothing more.
     fn listen(&self, wanted: &[Wanted<'_>]) -> Result {
         if wanted.iter().all(|wanted| self.is_heard(&wanted.target)) {
             return Ok(());
@@ -311,7 +318,7 @@ impl Opened {
                 return Ok(());
             }
             let Target::Source(_, vector) = &wanted.target else {
-                return Err(EINVAL);
+                return Err(self.unsubscribed());
             };
             interests.waited.reserve(1, GFP_KERNEL_ACCOUNT)?;
             let listen = Listen::new(&self.device, *vector)?;
@@ -713,10 +720,7 @@ impl Opened {
         }; CHUNK];
         let mut cursors = self.cursors.lock();
         if cursors.list.is_empty() {
-            return Err(match self.device.interrupts() {
-                Some(_) => EINVAL,
-                None => EOPNOTSUPP,
-            });
+            return Err(self.unsubscribed());
         }
         let Cursors { list, next } = &mut *cursors;
         let moved = moved.get_mut(..room).ok_or(EINVAL)?;

@@ -292,8 +292,8 @@ struct ivshmem_mapping {
  * Wait. 0: the count differs from the one given. ETIMEDOUT: it did not in
  * time. EINTR: a signal came (a handler installed with SA_RESTART lets the
  * call go on until the time it was to end at). EINVAL: no such vector,
- * or IVSHMEM_VECTOR_ANY without a subscription, which also ends a wait that has
- * begun with one.
+ * or IVSHMEM_VECTOR_ANY without a subscription (EOPNOTSUPP if the device has no
+ * interrupts), which also ends a wait that has begun with one.
  */
 #define IVSHMEM_IOC_WAIT	_IOWR(IVSHMEM_IOC_TYPE, 0x04, struct ivshmem_wait)
 

@@ -147,7 +147,7 @@ impl Plan {
             ]);
         }
         if self.hotplug {
-            for port in 0..5 {
+            for port in 0..6 {
                 let slot = port + 1;
                 // Firmware leaves a port that is empty at boot too little room for a larger BAR2. (Above
                 // 4 GiB it would choose addresses that the memory map of an AMD processor reserves.)

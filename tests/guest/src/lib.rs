@@ -16,6 +16,7 @@ mod ktap;
 pub mod model;
 pub mod pci;
 pub mod task;
+pub mod users;
 
 use std::env;
 

@@ -185,20 +185,45 @@ fn an_answer_needs_a_place() {
     let device = doorbell();
     let map = device.map(0, PAGE);
     let start = map.address();
-    map.words()[..8]
+    map.words()[..32]
         .iter()
         .for_each(|word| word.store(0, SeqCst));
     let seen = device.settle(0);
-    map.words()[0].store(0, SeqCst);
-    map.words()[1].store(seen - 1, SeqCst);
+    // Vector 0 at the beginning, and its count; an event; and an address that MAPPING is asked for.
+    let [wait, event, mapping] = [0, 8, 16];
+    map.words()[wait + 1].store(seen - 1, SeqCst);
+    map.words()[event + 1].store(seen - 1, SeqCst);
+    map.words()[mapping].store(start as u64, SeqCst);
     map.protect(MprotectFlags::READ).expect("mprotect");
-    for call in [IVSHMEM_IOC_INFO, IVSHMEM_IOC_IVPOSITION, IVSHMEM_IOC_WAIT] {
+    for (call, word) in [
+        (IVSHMEM_IOC_INFO, wait),
+        (IVSHMEM_IOC_IVPOSITION, wait),
+        (IVSHMEM_IOC_WAIT, wait),
+        (IVSHMEM_IOC_MAPPING, mapping),
+    ] {
         // SAFETY: Nothing can be written there.
-        let result = unsafe { device.ioctl_at(call, start) };
+        let result = unsafe { device.ioctl_at(call, start + 8 * word) };
         assert_eq!(result, Err(Errno::FAULT), "{call:#x}");
     }
+    let mut waits = ivshmem_waits {
+        events: (start + 8 * event) as u64,
+        nr: 1,
+        flags: 0,
+        timeout: 0,
+    };
+    let result = device.ioctl(IVSHMEM_IOC_WAITS, &mut waits);
+    assert_eq!(result, Err(Errno::FAULT));
     // What has moved was not taken away by the attempt.
     assert_eq!(device.wait(0, seen - 1, 0), Ok(seen));
+    // Nothing was wrong but the place.
+    map.protect(MprotectFlags::READ | MprotectFlags::WRITE)
+        .expect("mprotect");
+    assert_eq!(device.ioctl(IVSHMEM_IOC_WAITS, &mut waits), Ok(1));
+    assert_eq!(map.words()[event + 1].load(SeqCst), seen);
+    // SAFETY: What is written there is the shared memory, which nobody else uses.
+    let result = unsafe { device.ioctl_at(IVSHMEM_IOC_MAPPING, start + 8 * mapping) };
+    assert_eq!(result, Ok(0));
+    assert_eq!(map.words()[mapping + 1].load(SeqCst), PAGE as u64);
 }
 
 #[track_caller]
@@ -456,11 +481,23 @@ fn a_plain_device_has_no_interrupts() {
     assert_eq!(device.waits(&mut set, 0), Err(no));
     assert_eq!(device.subscribe(&[0]), Err(no));
     assert_eq!(device.attach(0, &fd), Err(no));
-    assert_eq!(device.read(1), Err(no));
+    let nothing_subscribed = || {
+        assert_eq!(device.read(1), Err(no));
+        assert_eq!(device.wait(IVSHMEM_VECTOR_ANY, 0, 0), Err(no));
+        let mut set = [ivshmem_event {
+            vector: IVSHMEM_VECTOR_ANY,
+            ..Default::default()
+        }];
+        assert_eq!(device.waits(&mut set, 0), Err(no));
+    };
+    nothing_subscribed();
     // The state has no need of interrupts.
     let generation = device.info().generation;
     assert_eq!(device.wait(IVSHMEM_VECTOR_STATE, 0, 0), Ok(generation));
     assert_eq!(device.subscribe(&[IVSHMEM_VECTOR_STATE]), Ok(()));
+    assert_eq!(device.wait(IVSHMEM_VECTOR_ANY, 0, 0), Ok(generation));
+    assert_eq!(device.unsubscribe(&[]), Ok(()));
+    nothing_subscribed();
     assert_eq!(device.attach(IVSHMEM_VECTOR_STATE, &fd), Ok(()));
     assert_eq!(device.detach(IVSHMEM_VECTOR_STATE, &fd), Ok(()));
     assert_eq!(device.ivposition(), Ok(0));

@@ -218,6 +218,22 @@ fn each_event_wakes_all_readers_and_one_gets_it() {
     assert_ne!(counts.next(), counts.next());
 }
 
+/// Nothing could wake it any more.
+fn it_ends_with_the_last_subscription() {
+    for rest in [&[][..], &[0]] {
+        let (device, _) = subscribed(OFlags::empty(), &[0, 1]);
+        let device = Arc::new(device);
+        let shared = device.clone();
+        let sleeper = spawn(move || shared.read(4));
+        sleeper.asleep();
+        device.unsubscribe(&[1]).expect("SUBSCRIBE");
+        sleeper.asleep();
+        assert!(sleeper.is_out(), "one is left");
+        device.unsubscribe(rest).expect("SUBSCRIBE");
+        assert_eq!(sleeper.join(), Err(Errno::INVAL));
+    }
+}
+
 fn signals_interrupt_it() {
     let (device, counts) = subscribed(OFlags::empty(), &[0]);
     let device = Arc::new(device);
@@ -365,6 +381,7 @@ fn main() {
         a_pointer_that_gets_bad_loses_nothing,
         it_sleeps_until_there_is_something,
         each_event_wakes_all_readers_and_one_gets_it,
+        it_ends_with_the_last_subscription,
         signals_interrupt_it,
         one_call_can_be_told_not_to_sleep,
         nonblocking_can_be_switched,

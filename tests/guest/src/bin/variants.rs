@@ -6,10 +6,11 @@ use std::fs;
 use std::sync::atomic::Ordering::SeqCst;
 
 use guest::abi::*;
-use guest::dev::Device;
+use guest::dev::{Device, SHORT, attribute_of};
 use guest::model::{Model, open};
 use guest::pci::{self, Pci};
 use guest::task::until;
+use guest::users::Users;
 use guest::{cases, scenario};
 use rustix::io::Errno;
 
@@ -190,6 +191,20 @@ fn no_memory_but_msix() {
     model.stay();
 }
 
+/// Dead, and then gone: as far as the guest sees, since QEMU must keep it.
+fn msix_may_die_in_use() {
+    let model = Model::start("rp5", "--revision 1 --interrupt msix --vectors 4");
+    let pci = model.plug("rp5");
+    let users = Users::new(&pci);
+    model.tell("die");
+    users.cannot_know();
+    assert_eq!(users.device.try_info().err(), Some(Errno::IO));
+    fs::write(pci.path("remove"), "1").expect("remove");
+    assert!(!pci.path("").exists());
+    users.have_noticed();
+    model.stay();
+}
+
 fn less_memory_than_a_page() {
     refused(&Model::start("tiny", "--size 2K"), "rp0", "BAR2");
 }
@@ -216,6 +231,27 @@ fn registers_that_do_not_answer() {
     }
 }
 
+/// In a reset, or pulled out; nobody can know which until it answers again, or is gone.
+fn registers_that_answer_no_more() {
+    let model = Model::start("mute", "--revision 1 --interrupt none");
+    let pci = model.plug("rp0");
+    let device = open(&pci);
+    let before = device.info();
+    model.tell("die");
+    assert_eq!(device.try_info().err(), Some(Errno::IO));
+    assert_eq!(device.ivposition(), Err(Errno::IO));
+    let node = pci.node().expect("bound");
+    assert_eq!(attribute_of(&node, "ivposition").as_deref(), Some("-1"));
+    assert_eq!(
+        device.wait(IVSHMEM_VECTOR_STATE, before.generation, SHORT),
+        Err(Errno::TIMEDOUT),
+        "the driver has not been told"
+    );
+    model.tell("live");
+    assert_eq!(device.info(), before);
+    assert_eq!(device.ivposition(), Ok(before.ivposition));
+}
+
 /// After all that was refused, one that is in order works.
 fn what_was_refused_left_nothing() {
     with("--position 1", |device, pci| {
@@ -233,6 +269,7 @@ fn main() {
             a_pin_beside_msix,
             msix_can_be_early_as_well,
             no_memory_but_msix,
+            msix_may_die_in_use,
         ]),
         _ => guest::run(cases![
             the_memory_alone,
@@ -247,6 +284,7 @@ fn main() {
             less_memory_than_a_page,
             memory_without_a_place,
             registers_that_do_not_answer,
+            registers_that_answer_no_more,
             what_was_refused_left_nothing,
         ]),
     }

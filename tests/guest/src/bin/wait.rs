@@ -389,6 +389,32 @@ fn any_is_what_is_subscribed_to() {
     assert_eq!(device.wait(IVSHMEM_VECTOR_ANY, 0, 0), Err(Errno::INVAL));
 }
 
+/// Nobody is left who could wake them.
+fn waits_for_any_end_with_the_last_subscription() {
+    let (device, counts) = settled();
+    let mut nothing = [event(1, counts[1]), event(IVSHMEM_VECTOR_ANY, 0)];
+    for timeout in [0, INFINITE] {
+        assert_eq!(device.waits(&mut nothing, timeout), Err(Errno::INVAL));
+    }
+    for vectors in [&[][..], &[0]] {
+        device.subscribe(&[0]).expect("SUBSCRIBE");
+        let seen = device.count(IVSHMEM_VECTOR_ANY);
+        let one = waiter(&device, IVSHMEM_VECTOR_ANY, seen, INFINITE);
+        let shared = device.clone();
+        let many = spawn(move || {
+            let mut set = [event(1, counts[1]), event(IVSHMEM_VECTOR_ANY, seen)];
+            shared.waits(&mut set, INFINITE)
+        });
+        one.asleep();
+        many.asleep();
+        device.unsubscribe(vectors).expect("SUBSCRIBE");
+        assert_eq!(one.join(), Err(Errno::INVAL));
+        assert_eq!(many.join(), Err(Errno::INVAL));
+        // The file itself can still be waited by.
+        assert_eq!(device.wait(1, counts[1], 0), Err(Errno::TIMEDOUT));
+    }
+}
+
 fn the_state_can_be_waited_for() {
     let (device, _) = settled();
     let generation = device.info().generation;
@@ -596,6 +622,7 @@ fn main() {
             two_waiters_both_wake,
             all_wake_by_one_ring,
             any_is_what_is_subscribed_to,
+            waits_for_any_end_with_the_last_subscription,
             the_state_can_be_waited_for,
             a_set_says_which_have_moved,
             a_set_may_have_any_and_the_state,
