@@ -4,6 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -80,7 +81,9 @@ impl Server {
     }
 
     /// The peer on the host: `join` returns its ID, `ring PEER VECTOR`, `wait VECTOR` returns how
-    /// often it was rung since the last look, 0 if not within 10 s, `leave`.
+    /// often it was rung since the last look, 0 if not within 10 s, `leave`; of the memory it sees,
+    /// `fill OFFSET LENGTH VALUE` makes all bytes of a part this value, and `check OFFSET LENGTH
+    /// VALUE` fails by the first that is another.
     pub fn peer(&self, request: &str) -> Result<String> {
         let words: Vec<&str> = request.split_whitespace().collect();
         let mut peer = self.peer.lock().expect("no thread panics");
@@ -102,9 +105,36 @@ impl Server {
                 client.ring(id, vector)?;
             }
             ["wait", vector] => return Ok(client.wait(vector.parse()?, PROMPTLY)?.to_string()),
+            ["fill", offset, length, value] => {
+                let (memory, offset, bytes) = part(client, offset, length, value)?;
+                memory.write_all_at(&bytes, offset)?;
+            }
+            ["check", offset, length, value] => {
+                let (memory, offset, wanted) = part(client, offset, length, value)?;
+                let mut bytes = vec![0; wanted.len()];
+                memory.read_exact_at(&mut bytes, offset)?;
+                let mut pairs = bytes.iter().zip(&wanted);
+                if let Some(at) = pairs.position(|(byte, wanted)| byte != wanted) {
+                    let (byte, wanted) = (bytes[at], wanted[at]);
+                    bail!("byte {} is {byte}, not {wanted}", offset + at as u64);
+                }
+            }
             ["leave"] => *peer = None,
             _ => bail!("no such request to the peer: {request}"),
         }
         Ok(String::new())
     }
+}
+
+/// The memory as a client has it, where a part of it begins, and what that is to be: so many bytes
+/// of this value.
+fn part(client: &Client, offset: &str, length: &str, value: &str) -> Result<(File, u64, Vec<u8>)> {
+    let (offset, length): (u64, usize) = (offset.parse()?, length.parse()?);
+    let (size, end) = (client.size(), offset.checked_add(length as u64));
+    ensure!(
+        end.is_some_and(|end| end <= size),
+        "the memory ends at {size}"
+    );
+    let memory = client.memory().try_clone_to_owned()?;
+    Ok((memory.into(), offset, vec![value.parse()?; length]))
 }

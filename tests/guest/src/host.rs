@@ -83,7 +83,9 @@ pub fn try_device_del(id: &str) -> Result<(), String> {
 }
 
 /// Speaks with the one peer on the host: `join` returns its ID, `ring PEER VECTOR`, `wait VECTOR`
-/// returns how often it was rung since the last look (0 if not within 10 s), `leave`.
+/// returns how often it was rung since the last look (0 if not within 10 s), `leave`; in the memory
+/// as it sees it, `fill OFFSET LENGTH VALUE` makes all bytes of a part this value, and
+/// `check OFFSET LENGTH VALUE` fails by the first that is another.
 #[track_caller]
 pub fn peer(request: &str) -> String {
     must(&format!("peer {request}"))

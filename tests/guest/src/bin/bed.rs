@@ -7,7 +7,7 @@ use std::ptr;
 
 use guest::dev::{PAGE, READ};
 use guest::model::Model;
-use guest::{cases, guest, guests, host, scenario};
+use guest::{cases, guest, guests, host, scenario, size};
 use rustix::mm::{MapFlags, mmap};
 
 fn knows_who_it_is() {
@@ -41,6 +41,22 @@ fn has_a_peer_on_the_host() {
     host::peer("ring 0 1");
     host::peer(&format!("ring {id} 2"));
     assert_eq!(host::peer("wait 2"), "1");
+    host::peer("leave");
+}
+
+fn has_a_peer_that_sees_the_memory() {
+    host::peer("join");
+    host::peer("fill 4096 8192 66");
+    host::peer("check 4096 8192 66");
+    host::peer("fill 5001 1 67");
+    host::peer("check 4096 905 66");
+    let error = host::ask("peer check 4096 8192 66").expect_err("one byte is another");
+    assert_eq!(error, "byte 5001 is 67, not 66");
+    for request in ["fill", "check"] {
+        let beyond = format!("peer {request} {} 2 0", size() - 1);
+        let error = host::ask(&beyond).expect_err("it is beyond the end");
+        assert_eq!(error, format!("the memory ends at {}", size()));
+    }
     host::peer("leave");
 }
 
@@ -82,7 +98,11 @@ fn main() {
             is_not_left_waiting,
             hears_of_errors,
         ]),
-        "server" => guest::run(cases![has_a_peer_on_the_host, can_have_the_server_replaced,]),
+        "server" => guest::run(cases![
+            has_a_peer_on_the_host,
+            has_a_peer_that_sees_the_memory,
+            can_have_the_server_replaced,
+        ]),
         "finds-a-forbidden-access" => guest::run(cases![reads_what_the_specification_forbids]),
         _ => guest::run(cases![fails_as_it_is_told]),
     }

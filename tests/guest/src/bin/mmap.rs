@@ -261,6 +261,41 @@ fn two_guests_share_a_megabyte() {
     }
 }
 
+/// Which stretch of the memory a byte is in. Each is as long as all that come before it, so that
+/// what belongs near the beginning is told apart by the byte.
+fn stretch(offset: usize) -> u8 {
+    (usize::BITS - offset.leading_zeros()) as u8
+}
+
+/// All of it, in words: both see what the host writes, and the host what one of them writes.
+fn the_host_has_the_same_memory() {
+    let device = Device::open();
+    let size = size() as usize;
+    let map = device.map(0, size);
+    if guest() == 0 {
+        host::peer("join");
+        host::peer(&format!("fill 0 {size} {}", 0x42));
+    }
+    host::barrier("written by the host");
+    for (index, word) in map.words().iter().enumerate() {
+        let seen = word.load(SeqCst).to_ne_bytes();
+        assert_eq!(seen, [0x42; 8], "word {index}");
+    }
+    host::barrier("read by both");
+    if guest() == 0 {
+        for (index, word) in map.words().iter().enumerate() {
+            let bytes = std::array::from_fn(|byte| stretch(8 * index + byte));
+            word.store(u64::from_ne_bytes(bytes), SeqCst);
+        }
+        host::peer(&format!("check 0 1 {}", stretch(0)));
+        for start in (0..size.ilog2()).map(|bit| 1 << bit) {
+            host::peer(&format!("check {start} {start} {}", stretch(start)));
+        }
+        host::peer("leave");
+    }
+    host::barrier("read by the host");
+}
+
 /// What one writes before a ring the other reads after it, without any barrier of ours.
 fn a_ring_is_a_barrier() {
     let device = Device::open();
@@ -287,7 +322,11 @@ fn a_ring_is_a_barrier() {
 
 fn main() {
     match scenario().as_str() {
-        "pair" => guest::run(cases![two_guests_share_a_megabyte, a_ring_is_a_barrier]),
+        "pair" => guest::run(cases![
+            two_guests_share_a_megabyte,
+            the_host_has_the_same_memory,
+            a_ring_is_a_barrier,
+        ]),
         _ => guest::run(cases![
             the_whole_is_mapped,
             two_mappings_are_of_one_memory,

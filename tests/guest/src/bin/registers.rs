@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! BAR0 and MSI-X as the device has them, without the driver: what the driver relies on, and what
-//! QEMU's own test of the device asserts.
+//! QEMU's own test of the device asserts of them. What that asserts of the memory is in `mmap.rs`:
+//! that guests, and the host, have the same. Its hotplug is in `unplug.rs`, and its memory that is
+//! no file in `many.rs`.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
