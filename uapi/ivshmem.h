@@ -271,7 +271,8 @@ struct ivshmem_mapping {
 
 /*
  * What the device is and has. EIO: the device does not answer, because it is
- * being reset or has been pulled out. In the latter case ENODEV follows.
+ * being reset or has been pulled out. In the latter case ENODEV follows. (A
+ * device of revision 0 cannot be told from one that is not ready then.)
  */
 #define IVSHMEM_IOC_INFO	_IOR(IVSHMEM_IOC_TYPE, 0x00, struct ivshmem_info)
 
