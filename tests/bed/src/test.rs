@@ -210,10 +210,9 @@ fn run_lane(bed: &Bed, lane: Lane, suites: &[&'static Suite], tally: &mut Tally)
     bed.kernel(lane)?;
     let archive = run::archive(&[], module.as_deref())?;
 
-    // A guest is a processor's worth of work, most of the time.
-    let slots = thread::available_parallelism()
-        .map_or(2, usize::from)
-        .max(2);
+    // A guest is a processor's worth of work, most of the time; one more has something to do while
+    // another waits.
+    let slots = thread::available_parallelism().map_or(2, usize::from) + 1;
     let needs = |job: &Job| job.scenario().guests.min(slots);
     let queue = Mutex::new(Queue { jobs, free: slots });
     let changed = Condvar::new();
