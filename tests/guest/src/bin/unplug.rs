@@ -148,6 +148,7 @@ fn a_device_that_died_is_unplugged() {
     let users = Users::new(&pci);
     model.tell("die");
     users.cannot_know();
+    assert_eq!(users.map.words()[0].load(SeqCst), u64::MAX);
     model.unplug();
     assert!(!pci.path("").exists());
     users.have_noticed();
