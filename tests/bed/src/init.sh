@@ -33,6 +33,7 @@ fi
 stty raw -echo </dev/ttyS1
 stty raw -echo </dev/ttyS2
 exec 3>/dev/ttyS2
+echo booted >&3
 
 # The load is part of what the command is judged by.
 { load && sh -c "$BED_COMMAND"; } >/dev/ttyS1 2>&1 </dev/null

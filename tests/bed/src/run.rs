@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 use std::{env, fs};
@@ -28,6 +28,7 @@ use crate::{Device, Lane, Options, log};
 pub struct Report {
     /// How the command ended; none if the guest did not get that far.
     pub status: Option<u8>,
+    booted: bool,
     tainted: u64,
     leaks: Vec<String>,
     /// The module, if it could not be unloaded in the end.
@@ -39,6 +40,12 @@ pub struct Report {
 }
 
 impl Report {
+    /// Whether the guest got stuck before it was asked to do anything: with more to do for this host's
+    /// processors than they can, it happens to one boot in some hundreds under TCG.
+    pub fn hung_in_boot(&self) -> bool {
+        self.timed_out && !self.booted
+    }
+
     /// Everything that is wrong with this guest but the status of its command.
     pub fn problems(&self, provoked: &[log::Provoked]) -> Vec<String> {
         let mut problems = Vec::new();
@@ -69,6 +76,15 @@ impl Report {
         }
         problems
     }
+}
+
+/// For each guest, and once more: far more than it takes on a host that is busy.
+const BOOT: Duration = Duration::from_secs(60);
+
+/// What is heard of a guest.
+enum Event {
+    Booted,
+    Ended,
 }
 
 /// A process that ends with this value.
@@ -177,6 +193,7 @@ pub fn run(
     output: &(dyn Fn(usize, &str) + Sync),
 ) -> Result<Vec<Report>> {
     let deadline = Instant::now() + limit;
+    let boot_deadline = Instant::now() + BOOT * (plan.guests as u32 + 1);
     let group = Group::start(bed, plan, archive)?;
     let mut processes = Vec::new();
     let mut monitors = Vec::new();
@@ -191,11 +208,11 @@ pub fn run(
     let models = Models::new(bed.test_program("device-model"), scratch.clone());
     let processes = &Processes::new(bed, plan, scratch, processes);
     let channel = &Channel::new(monitors, models, group.server, processes, scratch);
-    let (ended, ends) = mpsc::channel();
+    let (event, events) = mpsc::channel();
     let reports = thread::scope(|scope| -> Result<Vec<Report>> {
         let mut watchers = Vec::new();
         for (number, (console, out, control)) in streams.into_iter().enumerate() {
-            let ended = ended.clone();
+            let event = event.clone();
             watchers.push(scope.spawn(move || -> Result<Report> {
                 let mut answers = control.try_clone()?;
                 let console = thread::spawn(move || {
@@ -215,6 +232,10 @@ pub fn run(
                                 eprintln!("bed: guest {number}: {line}: {error:#}");
                             }
                         }
+                        if line == "booted" {
+                            // Fails only if the other side gave up.
+                            let _ = event.send(Event::Booted);
+                        }
                         if report.status.is_some() {
                             channel.ended(number);
                         }
@@ -222,19 +243,28 @@ pub fn run(
                     channel.ended(number);
                     report
                 });
-                // Fails only if the other side gave up, and then nobody counts.
-                let _ = ended.send(());
+                // As above.
+                let _ = event.send(Event::Ended);
                 let console = console.join().expect("no thread panics");
                 Ok(Report { console, ..report })
             }));
         }
 
         let mut timed_out = false;
-        for _ in 0..plan.guests {
+        let (mut booted, mut ended) = (0, 0);
+        while ended < plan.guests {
+            let deadline = match booted + ended < plan.guests {
+                true => deadline.min(boot_deadline),
+                false => deadline,
+            };
             let left = deadline.saturating_duration_since(Instant::now());
-            if ends.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
-                timed_out = true;
-                break;
+            match events.recv_timeout(left) {
+                Ok(Event::Booted) => booted += 1,
+                Ok(Event::Ended) => ended += 1,
+                Err(_) => {
+                    timed_out = true;
+                    break;
+                }
             }
         }
         // By now each has ended or is to be ended; that closes the lines the watchers read.
@@ -256,6 +286,7 @@ pub fn run(
 fn note(report: &mut Report, line: &str) -> bool {
     let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
     match word {
+        "booted" => report.booted = true,
         "exit" => report.status = rest.parse().ok(),
         "tainted" => report.tainted = rest.parse().unwrap_or(u64::MAX),
         "log" => report.log.push(rest.to_owned()),

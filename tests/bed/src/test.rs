@@ -17,7 +17,7 @@ use crate::guest::Plan;
 use crate::image::Archive;
 use crate::ktap::{self, Verdict};
 use crate::log::Provoked;
-use crate::run;
+use crate::run::{self, Report};
 use crate::suites::{SUITES, Scenario, Suite};
 use crate::{Device, Lane};
 
@@ -439,15 +439,22 @@ fn judge(bed: &Bed, lane: Lane, archive: &Archive, job: &Job) -> Result<Outcome>
         Lane::Stock => 4,
         Lane::Debug => 8,
     };
-    let written = Mutex::new(vec![Vec::new(); plan.guests]);
     let limit = Duration::from_secs(job.seconds() * patience);
     let started = Instant::now();
-    let reports = run::run(bed, &plan, &archive, limit, &|guest, line| {
-        let line = (started.elapsed(), line.to_owned());
-        written.lock().expect("no thread panics")[guest].push(line);
-    })?;
-
-    let written = written.into_inner().expect("no thread panics");
+    let attempt = || -> Result<_> {
+        let written = Mutex::new(vec![Vec::new(); plan.guests]);
+        let reports = run::run(bed, &plan, &archive, limit, &|guest, line| {
+            let line = (started.elapsed(), line.to_owned());
+            written.lock().expect("no thread panics")[guest].push(line);
+        })?;
+        Ok((reports, written.into_inner().expect("no thread panics")))
+    };
+    let (mut reports, mut written) = attempt()?;
+    if reports.iter().any(Report::hung_in_boot) {
+        let (lane, name) = (lane.name(), job.parts[0].name());
+        println!("     {lane:5} {name}: a guest hung while it booted; once more");
+        (reports, written) = attempt()?;
+    }
     let took = durations(job, &written[0], started.elapsed());
     let tested = |took| Tested {
         cases: Vec::new(),
