@@ -607,7 +607,7 @@ pub const SUITES: &[Suite] = &[
                 ..SCENARIO
             },
             Scenario {
-                // Eight of them would take ten minutes on this kernel.
+                // Eight of them take eight minutes on this kernel.
                 name: "guests-4",
                 lanes: &[Lane::Debug],
                 guests: 4,
