@@ -79,33 +79,34 @@ pub(crate) struct Moved {
     pub(crate) to: u64,
 }
 
-/// Moves cursors to the counts of their sources, as many as `moved` holds, and reports those that
-/// had to go anywhere.
+/// Moves cursors to the counts of their sources, up to `room` of them, and reports those that had to
+/// go anywhere. Returns how many there were.
 ///
 /// The search begins at `*next`, and `*next` is left behind the last one found, so that a source
 /// that never rests does not hide the others from a reader with a small buffer.
 pub(crate) fn advance<S>(
     cursors: &mut [Cursor<S>],
     next: &mut usize,
+    room: usize,
     count: impl Fn(&S) -> u64,
-    moved: &mut [Moved],
+    mut report: impl FnMut(&S, Moved),
 ) -> usize {
     let len = cursors.len();
     let start = *next;
     let mut found = 0;
     for step in 0..len {
         let index = (start % len + step) % len;
-        let (Some(cursor), Some(slot)) = (cursors.get_mut(index), moved.get_mut(found)) else {
+        if found == room {
+            break;
+        }
+        let Some(cursor) = cursors.get_mut(index) else {
             break;
         };
         let to = count(&cursor.source);
         if to != cursor.seen {
-            *slot = Moved {
-                index,
-                from: cursor.seen,
-                to,
-            };
+            let from = cursor.seen;
             cursor.seen = to;
+            report(&cursor.source, Moved { index, from, to });
             *next = index + 1;
             found += 1;
         }

@@ -264,12 +264,19 @@ fn read_array<T: FromBytes + IntoBytes + Immutable + Copy>(
 }
 
 impl Opened {
-    /// Whether events of the target come to this file.
-    fn is_heard(&self, target: &Target<'_>) -> bool {
+    /// The count of the target, if events of it come to this file.
+    fn heard(&self, target: &Target<'_>) -> Option<u64> {
         match target {
-            Target::Source(_, abi::IVSHMEM_VECTOR_STATE) => true,
-            Target::Source(_, vector) => self.is_waited(*vector),
-            Target::Any => !self.cursors.lock().list.is_empty(),
+            Target::Source(source, abi::IVSHMEM_VECTOR_STATE) => Some(source.count()),
+            Target::Source(source, vector) => self.is_waited(*vector).then(|| source.count()),
+            Target::Any => {
+                let cursors = self.cursors.lock();
+                let counts = cursors
+                    .list
+                    .iter()
+                    .map(|cursor| cursor.source.source.count());
+                counts.reduce(u64::wrapping_add)
+            }
         }
     }
 
@@ -308,13 +315,14 @@ impl Opened {
 
     /// Makes the file a listener of all that a call waits for, or else of nothing more.
     fn listen(&self, wanted: &[Wanted<'_>]) -> Result {
-        if wanted.iter().all(|wanted| self.is_heard(&wanted.target)) {
+        let is_heard = |wanted: &Wanted<'_>| self.heard(&wanted.target).is_some();
+        if wanted.iter().all(is_heard) {
             return Ok(());
         }
         let mut interests = self.interests.lock();
         let before = interests.waited.len();
         let result = wanted.iter().try_for_each(|wanted| {
-            if self.is_heard(&wanted.target) {
+            if is_heard(wanted) {
                 return Ok(());
             }
             let Target::Source(_, vector) = &wanted.target else {
@@ -341,32 +349,18 @@ impl Opened {
         Ok(Target::Source(self.device.sources().get(vector)?, vector))
     }
 
-    fn count(&self, target: &Target<'_>) -> u64 {
-        match target {
-            Target::Source(source, _) => source.count(),
-            Target::Any => {
-                let cursors = self.cursors.lock();
-                let counts = cursors
-                    .list
-                    .iter()
-                    .map(|cursor| cursor.source.source.count());
-                counts.fold(0, u64::wrapping_add)
-            }
-        }
-    }
-
-    /// Waits until `look` says `true`. It says `false` if something has to be listened to again,
-    /// because somebody else with this file has unsubscribed from it.
+    /// Waits until `look` finds something. It finds `None` if something has to be listened to
+    /// again, because somebody else with this file has unsubscribed from it.
     ///
     /// If a signal ends the wait, `timeout` becomes the one to go on with.
     #[inline]
-    fn wait(
+    fn wait<T>(
         &self,
         queues: &mut [Wait<'_>],
         timeout: &mut Timeout,
         listen: impl Fn() -> Result,
-        look: impl Fn() -> Option<bool>,
-    ) -> Result {
+        mut look: impl FnMut() -> Option<Option<T>>,
+    ) -> Result<T> {
         loop {
             listen()?;
             let patience = timeout.patience()?;
@@ -374,11 +368,11 @@ impl Opened {
                 true => Some(Err(ENODEV)),
                 false => look().map(Ok),
             });
-            if matches!(found, Err(ERESTARTSYS) | Ok(Ok(false))) {
+            if matches!(found, Err(ERESTARTSYS) | Ok(Ok(None))) {
                 *timeout = timeout.kept(patience);
             }
-            if found?? {
-                return Ok(());
+            if let Some(found) = found?? {
+                return Ok(found);
             }
         }
     }
@@ -492,15 +486,12 @@ impl Opened {
         };
         let mut queues = [Wait::new(self.queue_of(&wanted.target))];
         let listen = || self.listen(slice::from_ref(&wanted));
-        let look = || match self.is_heard(&wanted.target) {
-            true => (self.count(&wanted.target) != wanted.seen).then_some(true),
-            false => Some(false),
+        let look = || match self.heard(&wanted.target) {
+            Some(count) if count == wanted.seen => None,
+            found => Some(found),
         };
         match self.wait(&mut queues, &mut timeout, listen, look) {
-            Ok(()) => {
-                let count = self.count(&wanted.target);
-                uaccess::write(arg.wrapping_byte_add(WAIT_COUNT), &count)
-            }
+            Ok(count) => uaccess::write(arg.wrapping_byte_add(WAIT_COUNT), &count),
             Err(ERESTARTSYS) => {
                 call.flags = timeout.flags();
                 call.timeout = timeout.time;
@@ -529,14 +520,20 @@ impl Opened {
             let wait = Wait::new(self.queue_of(&wanted.target));
             queues.push(wait, GFP_KERNEL_ACCOUNT)?;
         }
-        let moved = |wanted: &Wanted<'_>| self.count(&wanted.target) != wanted.seen;
         let listen = || self.listen(&wanted);
-        let look = || match wanted.iter().all(|wanted| self.is_heard(&wanted.target)) {
-            true => wanted.iter().any(moved).then_some(true),
-            false => Some(false),
+        let look = || {
+            let mut differ = 0;
+            for (event, wanted) in events.iter_mut().zip(&wanted) {
+                let Some(count) = self.heard(&wanted.target) else {
+                    return Some(None);
+                };
+                event.count = count;
+                differ += isize::from(count != wanted.seen);
+            }
+            (differ > 0).then_some(Some(differ))
         };
-        match self.wait(&mut queues, &mut timeout, listen, look) {
-            Ok(()) => {}
+        let differ = match self.wait(&mut queues, &mut timeout, listen, look) {
+            Ok(differ) => differ,
             Err(ERESTARTSYS) => {
                 call.flags = timeout.flags();
                 call.timeout = timeout.time;
@@ -544,12 +541,7 @@ impl Opened {
                 return Err(ERESTARTSYS);
             }
             Err(err) => return Err(err),
-        }
-        let mut differ = 0;
-        for (event, wanted) in events.iter_mut().zip(&wanted) {
-            event.count = self.count(&wanted.target);
-            differ += isize::from(event.count != wanted.seen);
-        }
+        };
         let address = UserPtr::from_addr(call.events as usize);
         let bytes = events.as_slice().as_bytes();
         UserSlice::new(address, bytes.len())
@@ -718,19 +710,20 @@ impl Opened {
             reserved: 0,
             count: 0,
         }; CHUNK];
+        let mut slots = records.iter_mut().zip(&mut moved);
         let mut cursors = self.cursors.lock();
         if cursors.list.is_empty() {
             return Err(self.unsubscribed());
         }
         let Cursors { list, next } = &mut *cursors;
-        let moved = moved.get_mut(..room).ok_or(EINVAL)?;
-        let found = count::advance(list, next, |subject| subject.source.count(), moved);
-        for (record, moved) in records.iter_mut().zip(moved.iter().take(found)) {
-            record.vector = list
-                .get(moved.index)
-                .map_or(0, |cursor| cursor.source.vector);
-            record.count = moved.to;
-        }
+        let count = |subject: &Subject| subject.source.count();
+        let found = count::advance(list, next, room, count, |subject, now| {
+            if let Some((record, moved)) = slots.next() {
+                record.vector = subject.vector;
+                record.count = now.to;
+                *moved = now;
+            }
+        });
         drop(cursors);
         let records = records.get(..found).ok_or(EINVAL)?;
         let copied = to.copy_to_iter(records.as_bytes()) / RECORD;
@@ -738,7 +731,7 @@ impl Opened {
             return Ok(found);
         }
         let mut cursors = self.cursors.lock();
-        for (record, moved) in records.iter().zip(moved.iter()).skip(copied) {
+        for (record, moved) in records.iter().zip(&moved).skip(copied) {
             let is_it = |subject: &Subject| subject.vector == record.vector;
             count::retreat(&mut cursors.list, is_it, moved);
         }

@@ -251,8 +251,10 @@ impl File {
     fn try_read(&self) -> Option<Moved> {
         let mut cursors = self.cursors.lock().unwrap();
         let (list, next) = &mut *cursors;
-        let mut moved = [Moved::default()];
-        (advance(list, next, |source| source.count(), &mut moved) > 0).then_some(moved[0])
+        let mut moved = None;
+        let count = |source: &Arc<Source>| source.count();
+        advance(list, next, 1, count, |_, now| moved = Some(now));
+        moved
     }
 
     /// Reads one record; sleeps while there is none.

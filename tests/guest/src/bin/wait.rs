@@ -389,6 +389,27 @@ fn any_is_what_is_subscribed_to() {
     assert_eq!(device.wait(IVSHMEM_VECTOR_ANY, 0, 0), Err(Errno::INVAL));
 }
 
+/// Whoever looks while another thread changes what the file is subscribed to.
+fn any_is_never_a_part_of_it() {
+    let (device, counts) = settled();
+    let sum = counts[0] + counts[2];
+    let changes = scaled(1000);
+    let shared = device.clone();
+    let changer = spawn(move || {
+        for _ in 0..changes {
+            shared.subscribe(&[0, 2]).expect("SUBSCRIBE");
+            shared.unsubscribe(&[0, 2]).expect("SUBSCRIBE");
+        }
+    });
+    while !changer.is_out() {
+        match device.wait(IVSHMEM_VECTOR_ANY, 0, 0) {
+            Ok(count) => assert_eq!(count, sum),
+            Err(err) => assert_eq!(err, Errno::INVAL),
+        }
+    }
+    changer.join();
+}
+
 /// Nobody is left who could wake them.
 fn waits_for_any_end_with_the_last_subscription() {
     let (device, counts) = settled();
@@ -622,6 +643,7 @@ fn main() {
             two_waiters_both_wake,
             all_wake_by_one_ring,
             any_is_what_is_subscribed_to,
+            any_is_never_a_part_of_it,
             waits_for_any_end_with_the_last_subscription,
             the_state_can_be_waited_for,
             a_set_says_which_have_moved,
