@@ -84,8 +84,7 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const BOTH: &[Lane] = &[Lane::Stock, Lane::Debug];
 
-/// What the checkers have nothing to add to, and would take long with: the runner's own doings, another
-/// QEMU under the same driver, a second boot.
+/// What the checkers have nothing to add to: the runner's own doings.
 const QUICK: &[Lane] = &[Lane::Stock];
 
 /// Debian's kernel cannot make allocations fail, nor find leaks.
@@ -198,7 +197,6 @@ const PAGES: Scenario = Scenario {
 /// Under Debian 12's QEMU.
 const OLD: Scenario = Scenario {
     name: "qemu-7.2",
-    lanes: QUICK,
     old_qemu: true,
     ..SCENARIO
 };
@@ -538,7 +536,6 @@ pub const SUITES: &[Suite] = &[
         subject: "kexec",
         scenarios: &[Scenario {
             name: "both",
-            lanes: QUICK,
             device: Device::Doorbell,
             load: false,
             memory: 512,
