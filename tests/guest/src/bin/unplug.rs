@@ -184,9 +184,9 @@ fn held() -> i64 {
 }
 
 /// A thousand times in all, and nothing becomes more of it; on the debug kernel, which would see what
-/// one of them leaks, a hundred.
+/// one of them leaks, twenty.
 fn it_comes_and_goes() {
-    let rounds = if debug() { 50 } else { 500 };
+    let rounds = if debug() { 10 } else { 500 };
     // What is not there for a single device has grown by then.
     let first = rounds / 5;
     for kind in [Kind::Doorbell, Kind::Plain] {
