@@ -596,7 +596,7 @@ pub const SUITES: &[Suite] = &[
             },
             Scenario {
                 name: "guests",
-                lanes: QUICK,
+                lanes: &[Lane::Stock],
                 guests: 8,
                 vectors: 8,
                 smp: 1,
