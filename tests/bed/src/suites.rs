@@ -541,6 +541,8 @@ pub const SUITES: &[Suite] = &[
             memory: 512,
             modules: &["drivers/block/virtio_blk.ko.xz"],
             qemu_args: KERNEL,
+            // It boots twice.
+            seconds: 120,
             ..PLUGS
         }],
     },
@@ -790,6 +792,7 @@ pub const SUITES: &[Suite] = &[
         scenarios: &[Scenario {
             name: "2048",
             vectors: 2048,
+            seconds: 120,
             ..SCENARIO
         }],
     },

@@ -437,7 +437,7 @@ fn judge(bed: &Bed, lane: Lane, archive: &Archive, job: &Job) -> Result<Outcome>
     // This only ends what hangs: it is generous to machines that are slow, or busy.
     let patience = match lane {
         Lane::Stock => 4,
-        Lane::Debug => 16,
+        Lane::Debug => 8,
     };
     let limit = Duration::from_secs(job.seconds() * patience);
     let started = Instant::now();
