@@ -71,8 +71,6 @@ pub(crate) struct Cursor<S> {
 /// A source that has moved past its cursor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Moved {
-    /// Which of the cursors.
-    pub(crate) index: usize,
     /// Where the cursor was.
     pub(crate) from: u64,
     /// Where it is now: the count of the source.
@@ -106,7 +104,7 @@ pub(crate) fn advance<S>(
         if to != cursor.seen {
             let from = cursor.seen;
             cursor.seen = to;
-            report(&cursor.source, Moved { index, from, to });
+            report(&cursor.source, Moved { from, to });
             *next = index + 1;
             found += 1;
         }

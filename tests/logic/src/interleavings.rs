@@ -215,9 +215,21 @@ impl Counted for Source {
     }
 }
 
+/// What a file is subscribed to.
+struct Subject {
+    vector: usize,
+    source: Arc<Source>,
+}
+
+impl Subject {
+    fn count(&self) -> u64 {
+        self.source.count()
+    }
+}
+
 /// An open file that is subscribed to some sources.
 struct File {
-    cursors: Mutex<(Vec<Cursor<Arc<Source>>>, usize)>,
+    cursors: Mutex<(Vec<Cursor<Subject>>, usize)>,
     queue: Arc<Queue>,
 }
 
@@ -238,27 +250,34 @@ impl File {
         source.queue.add(&self.queue);
         let mut cursors = self.cursors.lock().unwrap();
         let seen = source.count();
-        let source = source.clone();
-        cursors.0.push(Cursor { source, seen });
+        let subject = Subject {
+            vector: cursors.0.len(),
+            source: source.clone(),
+        };
+        cursors.0.push(Cursor {
+            source: subject,
+            seen,
+        });
         seen
     }
 
     fn is_readable(&self) -> bool {
-        any_moved(&self.cursors.lock().unwrap().0, |source| source.count())
+        any_moved(&self.cursors.lock().unwrap().0, Subject::count)
     }
 
-    /// Reads what there is, at most one record.
-    fn try_read(&self) -> Option<Moved> {
+    /// Reads what there is, at most one record: which vector has moved, and how.
+    fn try_read(&self) -> Option<(usize, Moved)> {
         let mut cursors = self.cursors.lock().unwrap();
         let (list, next) = &mut *cursors;
         let mut moved = None;
-        let count = |source: &Arc<Source>| source.count();
-        advance(list, next, 1, count, |_, now| moved = Some(now));
+        advance(list, next, 1, Subject::count, |subject, now| {
+            moved = Some((subject.vector, now));
+        });
         moved
     }
 
     /// Reads one record; sleeps while there is none.
-    fn read(&self) -> Moved {
+    fn read(&self) -> (usize, Moved) {
         loop {
             if let Some(moved) = self.try_read() {
                 return moved;
@@ -267,10 +286,16 @@ impl File {
         }
     }
 
+    /// Takes a move back that could not be reported.
+    fn take_back(&self, (vector, moved): (usize, Moved)) {
+        let is_it = |subject: &Subject| subject.vector == vector;
+        retreat(&mut self.cursors.lock().unwrap().0, is_it, &moved);
+    }
+
     /// A read whose buffer turns out to be bad. Whoever had looked meanwhile has to look again.
     fn read_in_vain(&self) {
         if let Some(moved) = self.try_read() {
-            retreat(&mut self.cursors.lock().unwrap().0, |_| true, &moved);
+            self.take_back(moved);
             self.queue.wake_all();
         }
     }
@@ -382,7 +407,7 @@ fn a_reader_is_told_of_every_vector() {
         let sources = [Source::new(), Source::new()];
         let file = File::new(&sources);
         let peers = sources.map(|source| thread::spawn(move || source.deliver()));
-        let mut told = [file.read().index, file.read().index];
+        let mut told = [file.read().0, file.read().0];
         told.sort();
         assert_eq!(told, [0, 1]);
         assert!(!file.is_readable());
@@ -397,10 +422,10 @@ fn two_readers_of_a_file_share_the_events() {
         let file = File::new(&sources);
         let reader = {
             let file = file.clone();
-            thread::spawn(move || file.read().index)
+            thread::spawn(move || file.read().0)
         };
         let peer = thread::spawn(move || sources.iter().for_each(|source| source.deliver()));
-        let mut told = [file.read().index, reader.join().unwrap()];
+        let mut told = [file.read().0, reader.join().unwrap()];
         told.sort();
         assert_eq!(told, [0, 1]);
         peer.join().unwrap();
@@ -417,7 +442,7 @@ fn a_reader_that_fails_takes_no_event_from_another() {
             thread::spawn(move || file.read_in_vain())
         };
         let peer = thread::spawn(move || source.deliver());
-        let told = file.read();
+        let (_, told) = file.read();
         assert_eq!((told.from, told.to), (0, 1));
         failing.join().unwrap();
         peer.join().unwrap();
@@ -431,7 +456,7 @@ fn a_subscription_reaches_who_reads_already() {
         let file = File::new(&[]);
         let reader = {
             let file = file.clone();
-            thread::spawn(move || file.read().to)
+            thread::spawn(move || file.read().1.to)
         };
         let peer = {
             let source = source.clone();
@@ -551,7 +576,7 @@ mod controls {
                 let file = file.clone();
                 thread::spawn(move || {
                     if let Some(moved) = file.try_read() {
-                        retreat(&mut file.cursors.lock().unwrap().0, |_| true, &moved);
+                        file.take_back(moved);
                     }
                 })
             };

@@ -7,30 +7,40 @@ use std::rc::Rc;
 
 use crate::count::{Cursor, Moved, Patience, Sleeper, advance, any_moved, retreat, wait};
 
-/// Cursors on sources that are just numbers, all seen up to 0.
-fn cursors(counts: &[u64]) -> Vec<Cursor<u64>> {
+/// A source that is just a number, and which one of them it is.
+struct Source {
+    index: usize,
+    count: u64,
+}
+
+/// Cursors on such sources, all seen up to 0.
+fn cursors(counts: &[u64]) -> Vec<Cursor<Source>> {
     counts
         .iter()
-        .map(|&source| Cursor { source, seen: 0 })
+        .enumerate()
+        .map(|(index, &count)| Cursor {
+            source: Source { index, count },
+            seen: 0,
+        })
         .collect()
 }
 
-/// What `advance` reports to a reader with room for `room` records.
-fn read(cursors: &mut [Cursor<u64>], next: &mut usize, room: usize) -> Vec<Moved> {
+fn any(cursors: &[Cursor<Source>]) -> bool {
+    any_moved(cursors, |source| source.count)
+}
+
+/// What `advance` reports to a reader with room for `room` records, by the index of the source.
+fn read(cursors: &mut [Cursor<Source>], next: &mut usize, room: usize) -> Vec<(usize, Moved)> {
     let mut moved = Vec::new();
-    let found = advance(
-        cursors,
-        next,
-        room,
-        |count| *count,
-        |_, now| moved.push(now),
-    );
+    let count = |source: &Source| source.count;
+    let report = |source: &Source, now| moved.push((source.index, now));
+    let found = advance(cursors, next, room, count, report);
     assert_eq!(moved.len(), found);
     moved
 }
 
-fn indices(moved: &[Moved]) -> Vec<usize> {
-    moved.iter().map(|moved| moved.index).collect()
+fn indices(moved: &[(usize, Moved)]) -> Vec<usize> {
+    moved.iter().map(|&(index, _)| index).collect()
 }
 
 mod cursors {
@@ -40,18 +50,18 @@ mod cursors {
     fn nothing_to_read_without_cursors() {
         let mut next = 0;
         assert_eq!(read(&mut [], &mut next, 4), []);
-        assert!(!any_moved(&[] as &[Cursor<u64>], |count| *count));
+        assert!(!any(&[]));
     }
 
     #[test]
     fn what_has_moved_is_told_once_with_both_ends() {
         let mut cursors = cursors(&[0, 7, 0, 2]);
         let mut next = 0;
-        assert!(any_moved(&cursors, |count| *count));
+        assert!(any(&cursors));
         let moved = read(&mut cursors, &mut next, 8);
-        let expected = [(1, 7), (3, 2)].map(|(index, to)| Moved { index, from: 0, to });
+        let expected = [(1, 7), (3, 2)].map(|(index, to)| (index, Moved { from: 0, to }));
         assert_eq!(moved, expected);
-        assert!(!any_moved(&cursors, |count| *count));
+        assert!(!any(&cursors));
         assert_eq!(read(&mut cursors, &mut next, 8), []);
     }
 
@@ -62,7 +72,7 @@ mod cursors {
         assert_eq!(read(&mut cursors, &mut next, 0), []);
         assert_eq!(read(&mut cursors, &mut next, 1).len(), 1);
         assert_eq!([cursors[0].seen, cursors[1].seen], [1, 0]);
-        assert!(any_moved(&cursors, |count| *count));
+        assert!(any(&cursors));
     }
 
     #[test]
@@ -71,7 +81,9 @@ mod cursors {
         let mut next = 0;
         let mut told = Vec::new();
         for _ in 0..10 {
-            cursors.iter_mut().for_each(|cursor| cursor.source += 1);
+            cursors
+                .iter_mut()
+                .for_each(|cursor| cursor.source.count += 1);
             told.extend(indices(&read(&mut cursors, &mut next, 1)));
         }
         assert_eq!(told, [0, 1, 2, 3, 4, 0, 1, 2, 3, 4]);
@@ -79,8 +91,10 @@ mod cursors {
         // With more room, and one that rests.
         told.clear();
         for _ in 0..4 {
-            cursors.iter_mut().for_each(|cursor| cursor.source += 1);
-            cursors[2].source = cursors[2].seen;
+            cursors
+                .iter_mut()
+                .for_each(|cursor| cursor.source.count += 1);
+            cursors[2].source.count = cursors[2].seen;
             told.extend(indices(&read(&mut cursors, &mut next, 2)));
         }
         assert_eq!(told, [0, 1, 3, 4, 0, 1, 3, 4]);
@@ -91,7 +105,7 @@ mod cursors {
         let mut cursors = cursors(&[0; 3]);
         let clock = Cell::new(0);
         // Every look finds another count.
-        let count = |_: &u64| clock.replace(clock.get() + 1) + 1;
+        let count = |_: &Source| clock.replace(clock.get() + 1) + 1;
         assert_eq!(advance(&mut cursors, &mut 0, 16, count, |_, _| {}), 3);
     }
 
@@ -103,12 +117,10 @@ mod cursors {
 
     #[test]
     fn counts_wrap() {
-        let mut cursors = [Cursor {
-            source: 0,
-            seen: u64::MAX,
-        }];
-        assert!(any_moved(&cursors, |count| *count));
-        assert_eq!(read(&mut cursors, &mut 0, 1)[0].from, u64::MAX);
+        let mut cursors = cursors(&[0]);
+        cursors[0].seen = u64::MAX;
+        assert!(any(&cursors));
+        assert_eq!(read(&mut cursors, &mut 0, 1)[0].1.from, u64::MAX);
         assert_eq!(cursors[0].seen, 0);
     }
 
@@ -117,7 +129,7 @@ mod cursors {
         let mut cursors = cursors(&[3, 4]);
         let mut next = 0;
         let moved = read(&mut cursors, &mut next, 2);
-        retreat(&mut cursors, |source| *source == 4, &moved[1]);
+        retreat(&mut cursors, |source| source.index == 1, &moved[1].1);
         let again = read(&mut cursors, &mut next, 2);
         assert_eq!(again, [moved[1]]);
     }
@@ -127,8 +139,7 @@ mod cursors {
         let mut cursors = cursors(&[3, 4, 4]);
         let moved = read(&mut cursors, &mut 0, 3);
         cursors.remove(0);
-        cursors[1].source = 5;
-        retreat(&mut cursors, |source| *source == 4, &moved[1]);
+        retreat(&mut cursors, |source| source.index == 1, &moved[1].1);
         assert_eq!([cursors[0].seen, cursors[1].seen], [0, 4]);
     }
 
@@ -137,10 +148,10 @@ mod cursors {
         let mut cursors = cursors(&[3]);
         let mut next = 0;
         let mine = read(&mut cursors, &mut next, 1);
-        cursors[0].source = 5;
+        cursors[0].source.count = 5;
         let theirs = read(&mut cursors, &mut next, 1);
-        assert_eq!((theirs[0].from, theirs[0].to), (3, 5));
-        retreat(&mut cursors, |_| true, &mine[0]);
+        assert_eq!(theirs[0].1, Moved { from: 3, to: 5 });
+        retreat(&mut cursors, |_| true, &mine[0].1);
         assert_eq!(cursors[0].seen, 5);
     }
 
@@ -149,7 +160,7 @@ mod cursors {
         let mut cursors = cursors(&[3, 4]);
         let moved = read(&mut cursors, &mut 0, 2);
         cursors.truncate(1);
-        retreat(&mut cursors, |source| *source == 4, &moved[1]);
+        retreat(&mut cursors, |source| source.index == 1, &moved[1].1);
         assert_eq!(cursors[0].seen, 3);
     }
 }
