@@ -40,10 +40,12 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether the guest got stuck before it was asked to do anything: with more to do for this host's
-    /// processors than they can, it happens to one boot in some hundreds under TCG.
-    pub fn hung_in_boot(&self) -> bool {
-        self.timed_out && !self.booted
+    /// Whether the guest got stuck or died before the driver was loaded and it was asked to do
+    /// anything. That happens to one boot in some hundreds under TCG, with more to do for this host's
+    /// processors than they can. One that died had run into a breakpoint by which the kernel changes
+    /// its own code, and which was not there any more.
+    pub fn lost_in_boot(&self) -> bool {
+        self.status.is_none() && !self.booted
     }
 
     /// Everything that is wrong with this guest but the status of its command.

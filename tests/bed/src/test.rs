@@ -450,9 +450,9 @@ fn judge(bed: &Bed, lane: Lane, archive: &Archive, job: &Job) -> Result<Outcome>
         Ok((reports, written.into_inner().expect("no thread panics")))
     };
     let (mut reports, mut written) = attempt()?;
-    if reports.iter().any(Report::hung_in_boot) {
+    if reports.iter().any(Report::lost_in_boot) {
         let (lane, name) = (lane.name(), job.parts[0].name());
-        println!("     {lane:5} {name}: a guest hung while it booted; once more");
+        println!("     {lane:5} {name}: a guest hung or died while it booted; once more");
         (reports, written) = attempt()?;
     }
     let took = durations(job, &written[0], started.elapsed());
