@@ -959,10 +959,9 @@ pub const SUITES: &[Suite] = &[
             },
             Scenario {
                 name: "below-pages",
-                size: 64 * MIB,
                 module_args: "pages=1",
                 seconds: 150,
-                ..PLAIN
+                ..BELOW
             },
             Scenario {
                 name: "above-pages",
