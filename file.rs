@@ -159,6 +159,9 @@ struct Subject {
 struct Cursors {
     list: KVec<Cursor<Subject>>,
     next: usize,
+    /// Added to the sum of the counts, this gives the number of events of all subscriptions, of those
+    /// that have ended as well. So it stays as it is when the subscription changes.
+    offset: u64,
 }
 
 /// Undoes [`Device::enter`].
@@ -275,7 +278,8 @@ impl Opened {
                     .list
                     .iter()
                     .map(|cursor| cursor.source.source.count());
-                counts.reduce(u64::wrapping_add)
+                let sum = counts.reduce(u64::wrapping_add)?;
+                Some(sum.wrapping_add(cursors.offset))
             }
         }
     }
@@ -604,14 +608,32 @@ impl Opened {
         let mut cursors = self.cursors.lock();
         // Both are in the order of subscription; what is new comes last.
         let mut old = cursors.list.iter();
+        let (mut ended, mut begun) = (0u64, 0u64);
+        let mut end = |cursor: &Cursor<Subject>| {
+            ended = ended.wrapping_add(cursor.source.source.count());
+        };
         for subscribed in subscribed {
             let vector = subscribed.listen.vector;
             let Ok(source) = self.device.sources().get(vector) else {
                 continue;
             };
-            let known = old.find(|cursor| cursor.source.vector == vector);
+            let known = old.find(|cursor| {
+                let is_it = cursor.source.vector == vector;
+                if !is_it {
+                    end(cursor);
+                }
+                is_it
+            });
+            let seen = match known {
+                Some(known) => known.seen,
+                None => {
+                    let count = source.count();
+                    begun = begun.wrapping_add(count);
+                    count
+                }
+            };
             let cursor = Cursor {
-                seen: known.map_or_else(|| source.count(), |known| known.seen),
+                seen,
                 source: Subject {
                     vector,
                     source: source.clone(),
@@ -620,8 +642,10 @@ impl Opened {
             // There is room, by the contract of this function.
             let _ = list.push_within_capacity(cursor);
         }
+        old.for_each(end);
         core::mem::swap(&mut cursors.list, &mut list);
         cursors.next = 0;
+        cursors.offset = cursors.offset.wrapping_add(ended).wrapping_sub(begun);
         drop(cursors);
         // What is left in `list` is freed here, outside of the lock.
     }
@@ -715,7 +739,7 @@ impl Opened {
         if cursors.list.is_empty() {
             return Err(self.unsubscribed());
         }
-        let Cursors { list, next } = &mut *cursors;
+        let Cursors { list, next, .. } = &mut *cursors;
         let count = |subject: &Subject| subject.source.count();
         let found = count::advance(list, next, room, count, |subject, now| {
             if let Some((record, moved)) = slots.next() {
@@ -781,7 +805,7 @@ impl OpenFile for Opened {
                 _state: Listener::new(state, WakeFile(queue.clone()), GFP_KERNEL_ACCOUNT)?,
                 waited,
                 interests <- new_mutex!(Interests::default()),
-                cursors <- new_spinlock!(Cursors { list: KVec::new(), next: 0 }),
+                cursors <- new_spinlock!(Cursors { list: KVec::new(), next: 0, offset: 0 }),
                 queue,
                 device: device.clone(),
                 _entered: entered,

@@ -46,7 +46,11 @@
 
 /* Vectors with a meaning of their own, where a call says that it takes them. */
 
-/* Every vector this file has subscribed to; the count is the sum of theirs. */
+/*
+ * Every vector this file has subscribed to. The count is that of their events,
+ * of each since it was subscribed to: it begins at 0 for an open file, and
+ * stays as it is when the subscription changes.
+ */
 #define IVSHMEM_VECTOR_ANY	0xffffffffU
 /*
  * The state of the device. The count is the generation in struct

@@ -26,7 +26,8 @@ use crate::{
 /// [`VECTOR_ANY`].
 pub type Vector = u32;
 
-/// Every vector that a [`Device`] has subscribed to; its count is the sum of theirs.
+/// Every vector that a [`Device`] has subscribed to; its count is that of their events, of each
+/// since it was subscribed to.
 pub const VECTOR_ANY: Vector = IVSHMEM_VECTOR_ANY;
 /// The state of the device; its count is [`Info::generation`].
 pub const VECTOR_STATE: Vector = IVSHMEM_VECTOR_STATE;

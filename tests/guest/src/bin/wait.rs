@@ -198,7 +198,7 @@ fn a_signal_may_let_it_go_on() {
             counts[0]
         } else {
             device.subscribe(&[0]).expect("SUBSCRIBE");
-            device.count(0)
+            device.count(vector)
         };
         let before = SIGNALS.load(SeqCst);
         let sleeper = waiter(&device, vector, seen, INFINITE);
@@ -370,41 +370,71 @@ fn any_is_what_is_subscribed_to() {
         "nothing is"
     );
     device.subscribe(&[0, 2]).expect("SUBSCRIBE");
-    let sum = counts[0] + counts[2];
-    assert_eq!(
-        device.wait(IVSHMEM_VECTOR_ANY, sum, 0),
-        Err(Errno::TIMEDOUT)
-    );
-    assert_eq!(device.count(IVSHMEM_VECTOR_ANY), sum);
-    let sleeper = waiter(&device, IVSHMEM_VECTOR_ANY, sum, INFINITE);
+    assert_eq!(device.wait(IVSHMEM_VECTOR_ANY, 0, 0), Err(Errno::TIMEDOUT));
+    assert_eq!(device.wait(IVSHMEM_VECTOR_ANY, 1, 0), Ok(0));
+    let sleeper = waiter(&device, IVSHMEM_VECTOR_ANY, 0, INFINITE);
     sleeper.asleep();
     device.ring_self(1);
     device.moved(1, counts[1]);
     sleeper.asleep();
     device.ring_self(2);
-    assert_eq!(sleeper.join(), Ok(sum + 1));
+    assert_eq!(sleeper.join(), Ok(1));
     device.ring_self(0);
-    assert_eq!(device.wait(IVSHMEM_VECTOR_ANY, sum + 1, LONG), Ok(sum + 2));
+    assert_eq!(device.wait(IVSHMEM_VECTOR_ANY, 1, LONG), Ok(2));
     device.unsubscribe(&[]).expect("SUBSCRIBE");
     assert_eq!(device.wait(IVSHMEM_VECTOR_ANY, 0, 0), Err(Errno::INVAL));
 }
 
-/// Whoever looks while another thread changes what the file is subscribed to. A driver that looked
-/// and counted in two steps passed this as well: what lies between them is too short to be hit.
-fn any_is_never_a_part_of_it() {
+/// If the count came to one that it was before, a waiter would sleep over events.
+fn any_stays_when_the_subscription_changes() {
     let (device, counts) = settled();
-    let sum = counts[0] + counts[2];
+    let nothing = |seen| {
+        let result = device.wait(IVSHMEM_VECTOR_ANY, seen, 0);
+        assert_eq!(result, Err(Errno::TIMEDOUT));
+    };
+    device.subscribe(&[0, 1]).expect("SUBSCRIBE");
+    device.ring_self(1);
+    assert_eq!(device.wait(IVSHMEM_VECTOR_ANY, 0, LONG), Ok(1));
+    let sleeper = waiter(&device, IVSHMEM_VECTOR_ANY, 1, INFINITE);
+    sleeper.asleep();
+    device.unsubscribe(&[1]).expect("SUBSCRIBE");
+    nothing(1);
+    device.ring_self(1);
+    device.moved(1, counts[1] + 1);
+    nothing(1);
+    device.subscribe(&[2, 1]).expect("SUBSCRIBE");
+    nothing(1);
+    sleeper.asleep();
+    device.ring_self(0);
+    assert_eq!(sleeper.join(), Ok(2));
+    device.unsubscribe(&[0, 2]).expect("SUBSCRIBE");
+    device.ring_self(1);
+    assert_eq!(device.wait(IVSHMEM_VECTOR_ANY, 2, LONG), Ok(3));
+    device.unsubscribe(&[]).expect("SUBSCRIBE");
+    device.subscribe(&[3]).expect("SUBSCRIBE");
+    nothing(3);
+}
+
+/// Whoever looks while another thread changes what the file is subscribed to. What lies between the
+/// two steps of a driver that looks first and then counts is too short to be hit by this.
+fn any_is_never_a_part_of_it() {
+    let (device, _) = settled();
+    device.subscribe(&[0, 2]).expect("SUBSCRIBE");
+    for vector in [0, 2] {
+        device.ring_self(vector);
+    }
+    task::until("both are heard", || device.count(IVSHMEM_VECTOR_ANY) == 2);
     let changes = scaled(1000);
     let shared = device.clone();
     let changer = spawn(move || {
         for _ in 0..changes {
-            shared.subscribe(&[0, 2]).expect("SUBSCRIBE");
             shared.unsubscribe(&[0, 2]).expect("SUBSCRIBE");
+            shared.subscribe(&[0, 2]).expect("SUBSCRIBE");
         }
     });
     while !changer.is_out() {
         match device.wait(IVSHMEM_VECTOR_ANY, 0, 0) {
-            Ok(count) => assert_eq!(count, sum),
+            Ok(count) => assert_eq!(count, 2),
             Err(err) => assert_eq!(err, Errno::INVAL),
         }
     }
@@ -479,7 +509,7 @@ fn a_set_may_have_any_and_the_state() {
     device.subscribe(&[3]).expect("SUBSCRIBE");
     let generation = device.count(IVSHMEM_VECTOR_STATE);
     let set = [
-        event(IVSHMEM_VECTOR_ANY, counts[3]),
+        event(IVSHMEM_VECTOR_ANY, 0),
         event(IVSHMEM_VECTOR_STATE, generation),
         event(0, counts[0]),
     ];
@@ -487,7 +517,7 @@ fn a_set_may_have_any_and_the_state() {
     device.ring_self(3);
     let mut moved = set;
     assert_eq!(device.waits(&mut moved, INFINITE), Ok(1));
-    assert_eq!(moved[0].count, counts[3] + 1);
+    assert_eq!(moved[0].count, 1);
 }
 
 fn a_set_may_be_large() {
@@ -644,6 +674,7 @@ fn main() {
             two_waiters_both_wake,
             all_wake_by_one_ring,
             any_is_what_is_subscribed_to,
+            any_stays_when_the_subscription_changes,
             any_is_never_a_part_of_it,
             waits_for_any_end_with_the_last_subscription,
             the_state_can_be_waited_for,
