@@ -47,6 +47,7 @@ use crate::{
 };
 use core::{
     mem::offset_of,
+    ptr,
     slice, //
 };
 use kernel::{
@@ -391,6 +392,8 @@ impl Opened {
     fn ioctl_info(&self, arg: UserPtr) -> Result {
         let device = &self.device;
         let identity = device.identity();
+        // Before what it is the generation of: whoever waits for the next one misses no change.
+        let generation = device.sources().state().count();
         let mut features = 0;
         if device.is_ready() {
             features |= u64::from(abi::IVSHMEM_FEATURE_READY);
@@ -403,7 +406,7 @@ impl Opened {
             &abi::ivshmem_info {
                 size: device.memory().size(),
                 features,
-                generation: device.sources().state().count(),
+                generation,
                 page_size: device.memory().page_size() as u64,
                 ivposition: device.iv_position()?,
                 revision: identity.revision.into(),
@@ -519,10 +522,18 @@ impl Opened {
             let seen = event.count;
             wanted.push(Wanted { target, seen }, GFP_KERNEL_ACCOUNT)?;
         }
-        let mut queues = KVVec::with_capacity(wanted.len(), GFP_KERNEL_ACCOUNT)?;
+        // Once on each queue, however often it is named: all of a queue is gone through when it is
+        // woken.
+        let mut named = KVVec::with_capacity(wanted.len(), GFP_KERNEL_ACCOUNT)?;
         for wanted in &wanted {
-            let wait = Wait::new(self.queue_of(&wanted.target));
-            queues.push(wait, GFP_KERNEL_ACCOUNT)?;
+            named.push(self.queue_of(&wanted.target), GFP_KERNEL_ACCOUNT)?;
+        }
+        named.sort_unstable_by_key(|queue| ptr::from_ref(*queue));
+        let mut queues = KVVec::with_capacity(named.len(), GFP_KERNEL_ACCOUNT)?;
+        for same in named.chunk_by(|queue, next| ptr::eq(*queue, *next)) {
+            if let Some(queue) = same.first() {
+                queues.push(Wait::new(queue), GFP_KERNEL_ACCOUNT)?;
+            }
         }
         let listen = || self.listen(&wanted);
         let look = || {
