@@ -251,8 +251,7 @@ impl Memory {
     }
 
     /// Takes the memory from all who map it, and gives BAR2 back. Does not wait for user space,
-    /// except with pages.
-    /// For those who wait for that, `users` says which processes to look at.
+    /// except with pages; `users` then tells whoever waits which processes to look at.
     pub(crate) fn revoke(&self, users: &dyn fmt::Display) {
         self.gone.store(true, Relaxed);
         self.faults.synchronize();

@@ -44,8 +44,8 @@ register! {
 /// Bytes of the registers that are defined. Some devices have no more, QEMU's has 256.
 pub(crate) const END: usize = 0x10;
 
-/// The largest vector a doorbell can name: QEMU decodes eight bits of the field's sixteen, and
-/// would ring another vector than the one asked for.
+/// The vectors a doorbell can name: QEMU decodes eight bits of the field's sixteen, and would ring
+/// another vector than the one asked for.
 pub(crate) const MAX_RING_VECTORS: u32 = 0x100;
 
 /// What a register of a device that is no longer there reads.

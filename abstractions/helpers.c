@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Inline functions and macros of the kernel's page-table interface, for Rust,
- * in the manner of rust/helpers: no logic of the driver is here. So are module
- * parameters that are strings.
+ * Inline functions and macros of the kernel that Rust cannot call, in the
+ * manner of rust/helpers: of page tables, of copies from and to user space, of
+ * wait queues; and a module parameter that is a string. No logic of the driver
+ * is here.
  */
 
 #include <linux/io.h>

@@ -19,6 +19,10 @@
  *   final for the open file: sleepers wake with it, poll() reports
  *   EPOLLERR | EPOLLHUP, and touching a mapping raises SIGBUS.
  * - EOPNOTSUPP: the device has no interrupts (ivshmem-plain).
+ * - EINTR: a signal came while the call waited. ENOMEM: the kernel has no
+ *   memory for the call, which has done nothing then.
+ * - O_NONBLOCK is about read(), and about rings of a device that is not ready.
+ *   WAIT and WAITS have their timeout instead.
  *
  * Events are counted, not flagged. Each vector has a 64-bit count of the
  * interrupts delivered to it since the device was bound. Rings coalesce in the
@@ -69,7 +73,7 @@
 #define IVSHMEM_INTERRUPT_MSIX	2U	/* MSI-X */
 
 /* The memory type of a mapping, as the processor will treat it. */
-#define IVSHMEM_MEMORY_NONE	0U	/* no shared memory, or not ready yet */
+#define IVSHMEM_MEMORY_NONE	0U	/* none: not ready, or not touched yet */
 #define IVSHMEM_MEMORY_WB	1U	/* write-back: cached as ordinary memory */
 #define IVSHMEM_MEMORY_WC	2U	/* write-combining */
 #define IVSHMEM_MEMORY_UC	3U	/* uncached (UC or UC-) */
@@ -77,7 +81,10 @@
 
 /* How a mapping is made: ivshmem_info.mapped_by. */
 #define IVSHMEM_MAPPED_BY_NONE	0U	/* not at all: not ready yet */
-/* By frame number, with the memory type that the kernel has on record. */
+/*
+ * By frame number, with the memory type that the kernel has on record; uncached
+ * without one.
+ */
 #define IVSHMEM_MAPPED_BY_RECORD	1U
 /*
  * By page-table entries that the driver writes itself: firmware has marked the
@@ -94,7 +101,7 @@
 
 /**
  * struct ivshmem_info - what the device is and has
- * @size: bytes of shared memory (the size of BAR2); 0 while not known.
+ * @size: bytes of shared memory (the size of BAR2).
  * @features: IVSHMEM_FEATURE_*.
  * @generation: changes each time the fields of this structure may have; the
  *	count of IVSHMEM_VECTOR_STATE. Starts at 1 for a device that is ready
@@ -284,9 +291,10 @@ struct ivshmem_mapping {
 #define IVSHMEM_IOC_IVPOSITION	_IOR(IVSHMEM_IOC_TYPE, 0x01, __s32)
 
 /*
- * Interrupt a peer. EINVAL: no such peer or vector. EACCES: the file was not
- * opened for writing. EAGAIN: the device is not ready and the file is
- * O_NONBLOCK (else the call waits until it is).
+ * Interrupt a peer. EINVAL: no peer can have this ID, or the vector is not below
+ * ivshmem_info.ring_vectors; a peer that is merely absent is no error. EACCES:
+ * the file was not opened for writing. EAGAIN: the device is not ready and the
+ * file is O_NONBLOCK (else the call waits until it is).
  */
 #define IVSHMEM_IOC_DOORBELL	_IOW(IVSHMEM_IOC_TYPE, 0x02, struct ivshmem_doorbell)
 
@@ -320,8 +328,8 @@ struct ivshmem_mapping {
 
 /*
  * Attach or detach an eventfd. EBADF: not an open file; EINVAL: not an
- * eventfd; EEXIST: this open file has attached it to the vector already; ENOENT: it is not
- * attached.
+ * eventfd; EEXIST: this open file has attached it to the vector already;
+ * ENOENT: it is not attached.
  */
 #define IVSHMEM_IOC_EVENTFD	_IOW(IVSHMEM_IOC_TYPE, 0x07, struct ivshmem_eventfd)
 
@@ -331,8 +339,8 @@ struct ivshmem_mapping {
 /*
  * mmap(): any page-aligned part of the shared memory; the offset counts from
  * its beginning. EINVAL: beyond the end, or private and writable. EACCES: a
- * writable mapping of a file not opened for writing. EAGAIN: the device is not
- * ready; this call does not wait, because that would hold up all threads of the
+ * writable mapping of a file not opened for writing, or any of one not opened
+ * for reading. EAGAIN: the device is not ready; this call does not wait, because that would hold up all threads of the
  * process. Wait for IVSHMEM_VECTOR_STATE first. A revision 0 device that is
  * not ready any more after a reset keeps its mappings: what they access means
  * nothing until it is ready again.

@@ -151,7 +151,7 @@ impl From<u32> for MemoryType {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Info {
-    /// Bytes of shared memory; 0 while not known.
+    /// Bytes of shared memory.
     pub size: u64,
     /// Whether its ID and its memory are valid yet.
     pub ready: bool,
@@ -250,8 +250,8 @@ impl OpenOptions {
         self
     }
 
-    /// Have [`Device::read_events`] return nothing instead of waiting, and calls that need a
-    /// device that is ready fail with [`Error::NotReady`].
+    /// Have [`Device::read_events`] return nothing instead of waiting, and rings of a device that
+    /// is not ready fail with [`Error::NotReady`].
     pub fn nonblocking(&mut self, nonblocking: bool) -> &mut Self {
         self.nonblocking = nonblocking;
         self
@@ -473,7 +473,7 @@ impl Device {
     }
 
     /// Maps `len` bytes of the shared memory from `offset` on, which must be a multiple of the
-    /// page size.
+    /// page size. Does not wait for a device that is not ready.
     pub fn map(&self, offset: u64, len: usize, access: Access) -> Result<Memory> {
         Memory::map(&self.fd, offset, len, access).map_err(|error| {
             let what = || format!("map {len} bytes of the memory at {offset:#x}");

@@ -23,8 +23,9 @@ pub enum Error {
     /// The device cannot interrupt.
     #[error("the device has no interrupts: use ivshmem-doorbell with a server, not ivshmem-plain")]
     NoInterrupts,
-    /// The device is not set up yet, and the file was opened not to wait for it.
-    #[error("the device is not ready yet: wait for VECTOR_STATE, or open it without nonblocking")]
+    /// The device is not set up yet. Mapping it never waits for that; ringing does, unless it was
+    /// opened [nonblocking](crate::OpenOptions::nonblocking).
+    #[error("the device is not ready yet: wait for its state to change, and try again")]
     NotReady,
     /// The device was opened only to read.
     #[error("the device is open read-only: open it for writing to ring or to map it writable")]
