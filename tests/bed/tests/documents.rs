@@ -105,7 +105,10 @@ fn links_lead_somewhere() {
             let link = link.split(')').next().expect("the rest of the link");
             let (path, place) = link.split_once('#').unwrap_or((link, ""));
             let from = repository().join(document);
-            let path = from.with_file_name(path);
+            let path = match path {
+                "" => from,
+                other => from.with_file_name(other),
+            };
             assert!(path.exists(), "{document}: {link}");
             if !place.is_empty() {
                 let heading = |line: &str| {
