@@ -5,7 +5,7 @@
 mod hexdump;
 
 use std::{
-    fs,
+    fmt, fs,
     io::{self, Read, Write},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -138,10 +138,11 @@ fn open_to_look(path: &Path) -> ivshmem::Result<Device> {
     OpenOptions::new().read_only(true).open(path)
 }
 
-/// The PCI device that a device node belongs to.
+/// The PCI device that a device node belongs to, by whatever name.
 fn pci_address(path: &Path) -> Option<String> {
+    let node = fs::canonicalize(path).ok()?;
     let link = Path::new("/sys/class/misc")
-        .join(path.file_name()?)
+        .join(node.file_name()?)
         .join("device");
     Some(
         fs::read_link(link)
@@ -196,10 +197,13 @@ fn mapped_by(info: &Info) -> String {
     }
 }
 
+fn look_at(path: &Path) -> Result<Info> {
+    let info = open_to_look(path)?.info();
+    Ok(info.map_err(|error| format!("{}: {error}", path.display()))?)
+}
+
 fn show(path: &Path, out: &mut impl Write) -> Result {
-    let info = open_to_look(path)?
-        .info()
-        .map_err(|error| format!("{}: {error}", path.display()))?;
+    let info = look_at(path)?;
     writeln!(out, "{}", path.display())?;
     for (name, value) in [
         (
@@ -227,20 +231,37 @@ fn show(path: &Path, out: &mut impl Write) -> Result {
     Ok(())
 }
 
-fn list(out: &mut impl Write) -> Result {
-    for path in devices()? {
-        let info = open_to_look(&path)?.info()?;
-        writeln!(
-            out,
-            "{} {} id {} size {} vectors {}",
-            path.display(),
-            pci_address(&path).unwrap_or_else(|| "-".into()),
-            id(&info),
-            in_units(info.size),
-            info.vectors,
-        )?;
-    }
+fn list(path: &Path, out: &mut impl Write) -> Result {
+    let info = look_at(path)?;
+    writeln!(
+        out,
+        "{} {} id {} size {} vectors {}",
+        path.display(),
+        pci_address(path).unwrap_or_else(|| "-".into()),
+        id(&info),
+        in_units(info.size),
+        info.vectors,
+    )?;
     Ok(())
+}
+
+/// Does it for each of the devices. One that cannot be looked at hides none of the others.
+fn each<W: Write>(
+    paths: &[PathBuf],
+    out: &mut W,
+    show: impl Fn(&Path, &mut W) -> Result,
+) -> Result<ExitCode> {
+    let mut status = ExitCode::SUCCESS;
+    for path in paths {
+        match show(path, out) {
+            Err(error) if !error.is::<io::Error>() => {
+                status = ExitCode::FAILURE;
+                complain(&error);
+            }
+            shown => shown?,
+        }
+    }
+    Ok(status)
 }
 
 fn wait(
@@ -376,11 +397,9 @@ fn run(args: Args) -> Result<ExitCode> {
             if paths.is_empty() {
                 return Err("there is no /dev/ivshmem*: is the module ivshmem loaded?".into());
             }
-            for path in &paths {
-                show(path, &mut out)?;
-            }
+            status = each(&paths, &mut out, show)?;
         }
-        Command::List => list(&mut out)?,
+        Command::List => status = each(&devices()?, &mut out, list)?,
         Command::Ring {
             peer,
             vector,
@@ -418,6 +437,12 @@ fn run(args: Args) -> Result<ExitCode> {
     Ok(status)
 }
 
+/// Says what is wrong, in a line.
+fn complain(what: &dyn fmt::Display) {
+    // Nobody may care.
+    let _ = writeln!(io::stderr(), "ivshmem: {what}");
+}
+
 /// Says what is wrong with the arguments, in a line as for any other mistake; or what was asked for.
 ///
 /// Clap's own status would be that of a wait whose time is over.
@@ -436,7 +461,7 @@ fn refuse(error: &clap::Error) -> ExitCode {
         .trim_start_matches("error: ")
         .split_whitespace()
         .collect();
-    eprintln!("ivshmem: {} (try --help)", words.join(" "));
+    complain(&format!("{} (try --help)", words.join(" ")));
     ExitCode::FAILURE
 }
 
@@ -456,7 +481,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("ivshmem: {error}");
+            complain(&error);
             ExitCode::FAILURE
         }
     }

@@ -3,6 +3,7 @@
 //! The library, by its own tests, and the tool, as people use it: each subcommand, and mistakes.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::symlink;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -180,6 +181,17 @@ fn info_shows_all_about_a_device() {
     assert_eq!(lines.len(), 10);
     assert_eq!(says(&format!("info {NODE}")), text);
     assert_eq!(says(&format!("--device {NODE} info")), text);
+    symlink(NODE, "/tmp/alias").expect("symlink");
+    assert_eq!(says("info /tmp/alias"), text.replace(NODE, "/tmp/alias"));
+}
+
+/// One that cannot be looked at hides none of the others.
+fn info_goes_on_with_the_next_device() {
+    let output = run(&format!("info /dev/ivshmem9 {NODE}"), b"");
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.stdout, succeeds(&format!("info {NODE}"), b""));
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(complaint.contains("/dev/ivshmem9: no such"), "{complaint}");
 }
 
 fn list_has_a_line_for_each() {
@@ -431,6 +443,7 @@ fn main() {
     guest::run(cases![
         the_library_passes_its_own_tests,
         info_shows_all_about_a_device,
+        info_goes_on_with_the_next_device,
         list_has_a_line_for_each,
         write_puts_its_input_there,
         dump_gives_back_what_was_written,
