@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-use std::{io, path::PathBuf};
+use std::{io, os::fd::RawFd, path::PathBuf};
 
 /// What can go wrong, each in one line that says what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +29,12 @@ pub enum Error {
     /// The path of the socket belongs to something else.
     #[error("{0} exists and is not a socket: remove it or choose another path")]
     NotASocket(PathBuf),
+    /// A descriptor to inherit is named more than once.
+    #[error("descriptor {0} is named twice: each socket has one of its own")]
+    GivenTwice(RawFd),
+    /// The socket to inherit is no listening one.
+    #[error("the inherited descriptor is not a listening socket: have it listen before")]
+    NotListening,
     /// Every ID was given away once.
     #[error(
         "all 65536 IDs have been used, and QEMU crashes when one is used again: restart the server and its clients"

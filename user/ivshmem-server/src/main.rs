@@ -3,9 +3,9 @@
 //! Serves shared memory and interrupts to virtual machines with QEMU's `ivshmem-doorbell`.
 
 use std::{
-    io::{Write, stdout},
+    io::{self, Write, stdout},
     os::{
-        fd::{FromRawFd, OwnedFd, RawFd},
+        fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::net::UnixStream,
     },
     path::PathBuf,
@@ -62,33 +62,49 @@ struct Args {
 
 /// Takes over a descriptor that the command line names.
 fn inherit(fd: RawFd) -> Result<OwnedFd> {
-    // SAFETY: Nothing in this process owns a descriptor that whoever started it says is for us.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    fcntl_setfd(&fd, FdFlags::CLOEXEC)
-        .map_err(|error| Error::Io("cannot use an inherited socket".into(), error.into()))?;
-    Ok(fd)
+    // SAFETY: Nothing in this process closes it meanwhile. The call tells if there is none.
+    let named = unsafe { BorrowedFd::borrow_raw(fd) };
+    fcntl_setfd(named, FdFlags::CLOEXEC)
+        .map_err(|error| Error::Io(format!("cannot use descriptor {fd}"), error.into()))?;
+    // SAFETY: It is open, is named once, and was before this process opened anything: whoever
+    // started it says that it is for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn run(args: Args) -> Result<()> {
+    // Before this process opens anything in the place of what it should have been given.
+    let mut inherited = args.listen_fd.iter().chain(&args.client_fd);
+    while let Some(fd) = inherited.next() {
+        if inherited.clone().any(|other| other == fd) {
+            return Err(Error::GivenTwice(*fd));
+        }
+    }
+    let inherited = args.listen_fd.map(inherit).transpose()?;
+    let clients: Vec<OwnedFd> = args
+        .client_fd
+        .iter()
+        .map(|fd| inherit(*fd))
+        .collect::<Result<_>>()?;
+
     raise_file_limit();
     let region = match &args.shm_path {
         None => Region::anonymous(args.size)?,
         Some(path) => Region::file(path, args.size)?,
     };
-    let (listener, place) = match (&args.socket, args.listen_fd) {
+    let (listener, place) = match (&args.socket, inherited) {
         (Some(path), _) => (
             Some(Listener::bind(path)?),
             format!("listening on {}", path.display()),
         ),
-        (None, Some(fd)) => (
-            Some(Listener::inherited(inherit(fd)?)?),
-            format!("listening on descriptor {fd}"),
+        (None, Some(socket)) => (
+            Some(Listener::inherited(socket)?),
+            "listening on an inherited socket".into(),
         ),
         (None, None) => (None, "serving".into()),
     };
     let mut server = Server::new(region, args.vectors, listener)?;
-    for fd in &args.client_fd {
-        server.add(UnixStream::from(inherit(*fd)?))?;
+    for client in clients {
+        server.add(UnixStream::from(client))?;
     }
     let mut signals = Signals::new([SIGINT, SIGTERM])
         .map_err(|error| Error::Io("cannot catch signals".into(), error))?;
@@ -116,11 +132,14 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(isatty(stderr()))
         .with_target(false)
+        // A log that nobody reads, or for which there is no space, is no reason to end.
+        .log_internal_errors(false)
         .init();
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ivshmem-server: {error}");
+            // Nobody may care.
+            let _ = writeln!(io::stderr(), "ivshmem-server: {error}");
             ExitCode::FAILURE
         }
     }

@@ -153,6 +153,47 @@ fn inherits_a_listening_socket() {
 }
 
 #[test]
+fn what_is_not_as_said_is_not_inherited() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    for (args, stdin, advice) in [
+        (
+            &["--listen-fd", "0"][..],
+            Stdio::from(OwnedFd::from(theirs)),
+            "not a listening socket",
+        ),
+        (&["--listen-fd", "0"], Stdio::null(), "non-socket"),
+        (&["--listen-fd", "3"], Stdio::null(), "Bad file descriptor"),
+        (&["--client-fd", "3"], Stdio::null(), "Bad file descriptor"),
+        (
+            &["--client-fd", "0", "--listen-fd", "0"],
+            Stdio::null(),
+            "descriptor 0 is named twice",
+        ),
+    ] {
+        let (status, log) = start(args, stdin).end();
+        assert_eq!(status.code(), Some(1), "{args:?}: {log}");
+        assert!(log.contains(advice), "{args:?}: {log}");
+    }
+    drop(ours);
+}
+
+#[test]
+fn nobody_has_to_read_its_log() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("socket");
+    let Program {
+        mut child, stderr, ..
+    } = start_at(&path, &["--verbose"]);
+    drop(stderr);
+    for id in 0..3 {
+        let client = Client::connect(&path, 1, Some(LONG)).unwrap();
+        assert_eq!(client.id(), id);
+    }
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
 fn inherits_a_client() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let program = start(&["--client-fd", "0"], Stdio::from(OwnedFd::from(theirs)));
