@@ -40,6 +40,9 @@ pub const MAX_VECTORS: u16 = 2048;
 /// or another server that reads, or closes files) is no event that could be waited for.
 const RETRY: Duration = Duration::from_millis(10);
 
+/// Clients accepted at a time. Those who came before are served in between, and a signal is heard.
+const AT_A_TIME: usize = 64;
+
 const TOKEN_STOP: u64 = u64::MAX;
 const TOKEN_LISTENER: u64 = u64::MAX - 1;
 
@@ -155,8 +158,9 @@ pub struct Server {
     next_id: u32,
     /// Given up for a moment to refuse a client when there is no other descriptor left.
     spare: Option<OwnedFd>,
-    /// Connections are waiting which the system had no resources to accept.
-    accept_again: bool,
+    /// When to accept connections that may be waiting: at once, or after [`RETRY`] where the system
+    /// had no resources to accept them.
+    accept_after: Option<Duration>,
 }
 
 impl Server {
@@ -187,7 +191,7 @@ impl Server {
             clients: BTreeMap::new(),
             next_id: 0,
             spare: Some(spare),
-            accept_again: false,
+            accept_after: None,
         })
     }
 
@@ -206,14 +210,17 @@ impl Server {
         let what = "cannot wait for clients";
         let mut events = [MaybeUninit::uninit(); 64];
         loop {
-            let refused = self.flush();
-            let timeout = (refused || self.accept_again)
-                .then(|| RETRY.try_into().expect("a few milliseconds fit"));
+            let refused = self.flush().then_some(RETRY);
+            let timeout = [refused, self.accept_after]
+                .into_iter()
+                .flatten()
+                .min()
+                .map(|timeout| timeout.try_into().expect("a few milliseconds fit"));
             let (events, _) = match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
                 Err(Errno::INTR) => continue,
                 events => events.context(what)?,
             };
-            if self.accept_again {
+            if self.accept_after.is_some() {
                 self.accept();
             }
             for event in events {
@@ -235,10 +242,13 @@ impl Server {
         }
     }
 
-    /// Takes all who wait at the listener: the next edge comes with the next one only.
+    /// Takes who waits at the listener. The next edge comes with the next one only, so whoever is
+    /// left is not forgotten.
     fn accept(&mut self) {
-        let again = std::mem::take(&mut self.accept_again);
-        while self.accept_one(again) {}
+        let again = self.accept_after.take() == Some(RETRY);
+        if (0..AT_A_TIME).all(|_| self.accept_one(again)) {
+            self.accept_after = Some(Duration::ZERO);
+        }
     }
 
     /// Whether there may be more.
@@ -272,7 +282,7 @@ impl Server {
             warn!("cannot accept a client now: {error}");
         }
         self.spare = self.spare.take().or_else(|| new_eventfd().ok());
-        self.accept_again = true;
+        self.accept_after = Some(RETRY);
         false
     }
 
@@ -427,6 +437,23 @@ impl Drop for Running {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_crowd_is_let_in_piece_by_piece() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("socket");
+        let listener = Listener::bind(&path).unwrap();
+        let mut server = Server::new(Region::anonymous(4096).unwrap(), 1, Some(listener)).unwrap();
+        let crowd: Vec<_> = (0..AT_A_TIME + 1)
+            .map(|_| UnixStream::connect(&path).unwrap())
+            .collect();
+        server.accept();
+        assert_eq!(server.clients.len(), AT_A_TIME);
+        assert_eq!(server.accept_after, Some(Duration::ZERO));
+        server.accept();
+        assert_eq!(server.clients.len(), crowd.len());
+        assert_eq!(server.accept_after, None);
+    }
 
     #[test]
     fn ids_run_out() {

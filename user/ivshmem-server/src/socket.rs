@@ -3,7 +3,7 @@
 //! The socket that clients connect to.
 
 use std::{
-    fs::{self, Metadata},
+    fs::{self, File, Metadata},
     io,
     os::{
         fd::OwnedFd,
@@ -15,7 +15,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::io::Errno;
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+    net::sockopt::socket_acceptconn,
+};
 
 use crate::error::{Context, Error, Result};
 
@@ -40,6 +44,8 @@ impl Listener {
         let what = || format!("cannot listen on {}", path.display());
         let socket = match UnixListener::bind(path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                // Another server may be about to do the same, and must not remove the new socket.
+                let _lock = lock_directory(path)?;
                 remove_stale(path)?;
                 UnixListener::bind(path)
             }
@@ -56,12 +62,26 @@ impl Listener {
 
     /// Takes a listening socket that somebody else made. Its file, if it has one, is left alone.
     pub fn inherited(socket: OwnedFd) -> Result<Self> {
+        let what = "cannot use the inherited socket";
+        if !socket_acceptconn(&socket).context(what)? {
+            return Err(Error::NotListening);
+        }
         let socket = UnixListener::from(socket);
-        socket
-            .set_nonblocking(true)
-            .context("cannot use the inherited socket")?;
+        socket.set_nonblocking(true).context(what)?;
         Ok(Self { socket, file: None })
     }
+}
+
+/// Keeps other servers from replacing sockets in the directory of `path`.
+fn lock_directory(path: &Path) -> Result<File> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let what = || format!("cannot lock {}", directory.display());
+    let lock = File::open(directory).context(what())?;
+    flock(&lock, FlockOperation::LockExclusive).context(what())?;
+    Ok(lock)
 }
 
 /// Removes the socket at `path` unless a process has it.
