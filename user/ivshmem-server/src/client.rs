@@ -82,6 +82,9 @@ impl Client {
         vectors: u16,
         timeout: Option<Duration>,
     ) -> Result<Self> {
+        if vectors == 0 {
+            return Err(Error::Vectors(0));
+        }
         let deadline = Deadline::after(timeout);
         let mut receiver = Receiver::default();
         let mut next = |what: &str| {

@@ -48,11 +48,18 @@ pub(crate) struct Receiver {
     bytes: [u8; 8],
     filled: usize,
     fd: Option<OwnedFd>,
+    /// A descriptor was lost, and with it which vector the next one is for.
+    lost: bool,
 }
 
 impl Receiver {
     /// The next message; `WOULDBLOCK` when it is not there yet, `PIPE` after the last.
+    ///
+    /// `MFILE`: this process had no number left for a descriptor. There are no messages after that.
     pub(crate) fn receive(&mut self, socket: impl AsFd) -> Result<(i64, Option<OwnedFd>)> {
+        if self.lost {
+            return Err(Errno::MFILE);
+        }
         while self.filled < self.bytes.len() {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
             let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -65,7 +72,7 @@ impl Receiver {
                 }
             }
             if received.flags.contains(ReturnFlags::CTRUNC) {
-                // The system drops a descriptor for which this process has no number left.
+                self.lost = true;
                 return Err(Errno::MFILE);
             }
             if received.bytes == 0 {

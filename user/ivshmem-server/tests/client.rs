@@ -75,6 +75,8 @@ fn fewer_vectors_than_the_server_has() {
 #[test]
 fn more_vectors_than_the_server_has() {
     let bed = serve(1);
+    let none = Client::connect(&bed.path, 0, Some(LONG));
+    assert!(matches!(none, Err(Error::Vectors(0))), "{none:?}");
     // Long enough for what the server does send.
     let limit = Duration::from_secs(1);
     let error = Client::connect(&bed.path, 2, Some(limit)).unwrap_err();
