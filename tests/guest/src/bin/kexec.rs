@@ -65,6 +65,7 @@ fn they_are_quiet() {
     assert_eq!(line.state("mask"), 0);
     line.tell("interrupt");
     assert_eq!(line.state("status"), 1, "and nobody reads it");
+    // Of this the PCI core takes care, of Mask nobody but the driver.
     for pci in pci::devices() {
         assert_eq!(pci.config(COMMAND) & BUS_MASTER, 0);
     }

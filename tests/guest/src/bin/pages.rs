@@ -487,9 +487,10 @@ fn it_may_come_and_go_under_io() {
     for _ in 0..scaled(20).max(5) {
         let map = Arc::new(Device::open().map(0, 2 * PART));
         let over = Arc::new(AtomicBool::new(false));
+        let at_work: Arc<[AtomicBool; 3]> = Arc::default();
         let workers: Vec<Worker<()>> = (0..3)
             .map(|way| {
-                let (map, over) = (map.clone(), over.clone());
+                let (map, over, at_work) = (map.clone(), over.clone(), at_work.clone());
                 spawn(move || {
                     let (out, into) = pipe().expect("pipe");
                     let ring = IoUring::new(4).expect("io_uring");
@@ -508,13 +509,19 @@ fn it_may_come_and_go_under_io() {
                             }),
                         };
                         match done {
-                            Ok(len) => assert!(len == 2 * PAGE || len == PAGE),
+                            Ok(len) => {
+                                assert!(len == 2 * PAGE || len == PAGE);
+                                at_work[way].store(true, SeqCst);
+                            }
                             Err(error) => assert_eq!(error, Errno::FAULT),
                         }
                     }
                 })
             })
             .collect();
+        until("all are at work", || {
+            at_work.iter().all(|works| works.load(SeqCst))
+        });
         pci.unbind();
         over.store(true, SeqCst);
         workers.into_iter().for_each(Worker::join);
