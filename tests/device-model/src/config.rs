@@ -58,7 +58,11 @@ impl Config {
             config.bar(1, BAR1_SIZE, 0);
         }
         if shape.size > 0 {
-            config.bar(2, shape.size, BAR_MEMORY_64 | BAR_PREFETCHABLE);
+            let kind = match shape.ports {
+                true => BAR_IO,
+                false => BAR_MEMORY_64 | BAR_PREFETCHABLE,
+            };
+            config.bar(2, shape.size, kind);
         }
         if shape.pin || shape.interrupt == Interrupt::Intx {
             config.bytes[PIN] = 1;

@@ -90,6 +90,7 @@ struct Shape {
     bar0: Bar0,
     bar1: bool,
     size: u64,
+    ports: bool,
     ready: Ready,
     counter_status: bool,
 }
@@ -115,6 +116,7 @@ impl Default for Shape {
             bar0: Bar0::Memory(256),
             bar1: false,
             size: 1 << 20,
+            ports: false,
             ready: Ready::Now,
             counter_status: false,
         }
@@ -149,6 +151,9 @@ struct Options {
     /// Bytes of BAR2; 0 for none
     #[arg(long, default_value = "1M", value_parser = ivshmem::parse_size)]
     size: u64,
+    /// Have I/O ports in BAR2, at most 256 bytes of them
+    #[arg(long)]
+    ports: bool,
     /// The ID among the peers; with a server that gives it
     #[arg(long, default_value_t = 0)]
     position: u16,
@@ -203,6 +208,7 @@ fn main() -> Result<()> {
         bar0: options.bar0,
         bar1: options.bar1,
         size,
+        ports: options.ports,
         ready: match options.ready_after {
             _ if options.not_ready => Ready::WhenTold,
             Some(reads) => Ready::AfterReads(reads),

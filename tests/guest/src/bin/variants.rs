@@ -209,6 +209,11 @@ fn less_memory_than_a_page() {
     refused(&Model::start("tiny", "--size 2K"), "rp0", "BAR2");
 }
 
+fn ports_for_memory() {
+    let model = Model::start("ports", "--ports --size 256");
+    refused(&model, "rp0", "BAR2 is not memory");
+}
+
 /// More memory than there is room for.
 fn memory_without_a_place() {
     let model = Model::start("vast", "--size 4096G");
@@ -275,6 +280,7 @@ fn main() {
             the_smallest_memory,
             no_memory,
             less_memory_than_a_page,
+            ports_for_memory,
             memory_without_a_place,
             registers_that_do_not_answer,
             registers_that_answer_no_more,
