@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::build::Bed;
 use crate::image::Archive;
-use crate::run::Process;
+use crate::run::{BOOT, Process};
 use crate::{Device, Lane};
 
 /// What a guest is to be. All guests of a run are alike but for their number.
@@ -343,10 +343,13 @@ pub struct Monitor {
 
 impl Monitor {
     fn new(stream: UnixStream) -> Result<Self> {
+        // A server that is silent keeps QEMU from starting.
+        stream.set_read_timeout(Some(BOOT))?;
         let mut qmp = Qmp::new(Stream::new(BufReader::new(stream.try_clone()?), stream));
         // The greeting comes first; an end of file in its place would be a panic in there.
         ensure!(!qmp.inner_mut().fill_buf()?.is_empty(), "no greeting");
         qmp.handshake()?;
+        qmp.inner().get_ref_write().set_read_timeout(None)?;
         Ok(Monitor { qmp })
     }
 

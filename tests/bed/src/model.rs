@@ -3,14 +3,14 @@
 //! The device models that the tests ask for: one process per device.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufReader, Write};
 use std::path::PathBuf;
 use std::process::{ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use crate::run::Process;
+use crate::run::{self, Process};
 
 struct Model {
     process: Process,
@@ -27,9 +27,10 @@ pub struct Models {
 impl Model {
     /// The answer to a command, or to having been started.
     fn answer(&mut self) -> Result<String> {
-        let mut line = String::new();
-        self.answers.read_line(&mut line)?;
-        match line.trim_end_matches('\n').split_once(' ') {
+        match run::answer(&mut self.answers)?
+            .trim_end_matches('\n')
+            .split_once(' ')
+        {
             Some(("ok", data)) => Ok(data.to_owned()),
             Some(("err", error)) => Err(anyhow!("{error}")),
             _ => bail!("the model is gone"),

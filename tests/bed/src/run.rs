@@ -2,10 +2,11 @@
 
 //! A run: one or more guests from their boot to their end, with the server they share.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode};
+use std::process::{Child, ChildStdout, Command, ExitCode};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use anyhow::{Context, Result, ensure};
+use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::build::{self, Bed};
 use crate::channel::Channel;
@@ -36,6 +38,7 @@ pub struct Report {
     console: Vec<String>,
     /// The end of the kernel log at all levels, if the command failed, and what QEMU said.
     pub log: Vec<String>,
+    /// It had to be ended, whatever it had said by then.
     timed_out: bool,
 }
 
@@ -50,6 +53,24 @@ impl Report {
 
     /// Everything that is wrong with this guest but the status of its command.
     pub fn problems(&self, provoked: &[log::Provoked]) -> Vec<String> {
+        let mut problems = self.trouble(provoked);
+        if self.status.is_none() || self.timed_out {
+            let what = if self.timed_out {
+                "did not end in time"
+            } else {
+                "ended early"
+            };
+            let last = self.console.len().saturating_sub(20);
+            problems.push(format!(
+                "the guest {what}; its last console lines:\n{}",
+                self.console[last..].join("\n")
+            ));
+        }
+        problems
+    }
+
+    /// What its kernel has to say against it.
+    pub fn trouble(&self, provoked: &[log::Provoked]) -> Vec<String> {
         let mut problems = Vec::new();
         if let Some(first) = log::first_trouble(&self.console, provoked) {
             // Reports have many lines, and one report leads to others.
@@ -64,29 +85,17 @@ impl Report {
         if let Some(module) = &self.stuck {
             problems.push(format!("the module cannot be unloaded: {module}"));
         }
-        if self.status.is_none() {
-            let what = if self.timed_out {
-                "did not end in time"
-            } else {
-                "ended early"
-            };
-            let last = self.console.len().saturating_sub(20);
-            problems.push(format!(
-                "the guest {what}; its last console lines:\n{}",
-                self.console[last..].join("\n")
-            ));
-        }
         problems
     }
 }
 
 /// For each guest, and once more: far more than it takes on a host that is busy.
-const BOOT: Duration = Duration::from_secs(60);
+pub const BOOT: Duration = Duration::from_secs(60);
 
 /// What is heard of a guest.
 enum Event {
     Booted,
-    Ended,
+    Ended(usize),
 }
 
 /// A process that ends with this value.
@@ -98,6 +107,21 @@ impl Drop for Process {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// A line of a process that answers soon, or else has failed.
+pub fn answer(output: &mut BufReader<ChildStdout>) -> Result<String> {
+    let mut line = String::new();
+    if output.buffer().is_empty() {
+        let timeout = BOOT.try_into().expect("a minute fits");
+        let ready = poll(
+            &mut [PollFd::new(output.get_ref(), PollFlags::IN)],
+            Some(&timeout),
+        )?;
+        ensure!(ready > 0, "no answer within {BOOT:?}");
+    }
+    output.read_line(&mut line)?;
+    Ok(line)
 }
 
 /// The guests of a run and what they share. Ends with this value.
@@ -246,27 +270,24 @@ pub fn run(
                     report
                 });
                 // As above.
-                let _ = event.send(Event::Ended);
+                let _ = event.send(Event::Ended(number));
                 let console = console.join().expect("no thread panics");
                 Ok(Report { console, ..report })
             }));
         }
 
-        let mut timed_out = false;
-        let (mut booted, mut ended) = (0, 0);
-        while ended < plan.guests {
-            let deadline = match booted + ended < plan.guests {
+        let mut booted = 0;
+        let mut ended = BTreeSet::new();
+        while ended.len() < plan.guests {
+            let deadline = match booted + ended.len() < plan.guests {
                 true => deadline.min(boot_deadline),
                 false => deadline,
             };
             let left = deadline.saturating_duration_since(Instant::now());
             match events.recv_timeout(left) {
                 Ok(Event::Booted) => booted += 1,
-                Ok(Event::Ended) => ended += 1,
-                Err(_) => {
-                    timed_out = true;
-                    break;
-                }
+                Ok(Event::Ended(number)) => drop(ended.insert(number)),
+                Err(_) => break,
             }
         }
         // By now each has ended or is to be ended; that closes the lines the watchers read.
@@ -275,7 +296,7 @@ pub fn run(
         for (number, watcher) in watchers.into_iter().enumerate() {
             let mut report = watcher.join().expect("no thread panics")?;
             let errors = fs::read_to_string(Guest::errors(number, &group.scratch.0))?;
-            report.timed_out = timed_out;
+            report.timed_out = !ended.contains(&number);
             report.log.extend(errors.lines().map(str::to_owned));
             reports.push(report);
         }

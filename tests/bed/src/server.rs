@@ -3,7 +3,7 @@
 //! The server that the guests of a run share, and a peer of theirs on the host.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::BufReader;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use ivshmem_server::Client;
 
-use crate::run::Process;
+use crate::run::{self, Process};
 
 /// Within which the server must have done what it was asked for.
 const PROMPTLY: Option<Duration> = Some(Duration::from_secs(10));
@@ -59,8 +59,8 @@ impl Server {
             .map(Process)
             .context("cannot start ivshmem-server")?;
         // One line says that it is ready; if it fails there is none.
-        let mut line = String::new();
-        BufReader::new(process.0.stdout.take().expect("a pipe")).read_line(&mut line)?;
+        let mut output = BufReader::new(process.0.stdout.take().expect("a pipe"));
+        let line = run::answer(&mut output)?;
         ensure!(
             line.starts_with("listening"),
             "ivshmem-server: {}",

@@ -295,8 +295,12 @@ impl Tally {
             }
         };
         if let Some(wanted) = job.scenario().must_find {
-            let found = outcome.problems.iter().chain(&outcome.output);
-            let passed = found.into_iter().any(|problem| problem.contains(wanted));
+            let cases = outcome.parts.iter().flat_map(|part| &part.cases);
+            let failed = cases
+                .filter(|case| case.verdict == Verdict::Failed)
+                .map(|case| format!("not ok {}", case.name));
+            let mut found = outcome.problems.iter().cloned().chain(failed);
+            let passed = found.any(|problem| problem.contains(wanted));
             say(first, took, passed, &format!("finds \"{wanted}\""));
             self.count(passed);
             if !passed {
@@ -449,8 +453,17 @@ fn judge(bed: &Bed, lane: Lane, archive: &Archive, job: &Job) -> Result<Outcome>
         })?;
         Ok((reports, written.into_inner().expect("no thread panics")))
     };
+    let provoked: Vec<Provoked> = job
+        .parts
+        .iter()
+        .map(|part| Provoked {
+            mark: mark(part),
+            parts: part.scenario.expected,
+        })
+        .collect();
     let (mut reports, mut written) = attempt()?;
-    if reports.iter().any(Report::lost_in_boot) {
+    let innocent = |report: &Report| report.lost_in_boot() || report.trouble(&provoked).is_empty();
+    if reports.iter().any(Report::lost_in_boot) && reports.iter().all(innocent) {
         let (lane, name) = (lane.name(), job.parts[0].name());
         println!("     {lane:5} {name}: a guest hung or died while it booted; once more");
         (reports, written) = attempt()?;
@@ -465,14 +478,6 @@ fn judge(bed: &Bed, lane: Lane, archive: &Archive, job: &Job) -> Result<Outcome>
         problems: Vec::new(),
         output: Vec::new(),
     };
-    let provoked: Vec<Provoked> = job
-        .parts
-        .iter()
-        .map(|part| Provoked {
-            mark: mark(part),
-            parts: part.scenario.expected,
-        })
-        .collect();
     for (number, (report, written)) in reports.iter().zip(written).enumerate() {
         let mut problems = report.problems(&provoked);
         let mut failed = false;
