@@ -340,10 +340,10 @@ struct ivshmem_mapping {
  * mmap(): any page-aligned part of the shared memory; the offset counts from
  * its beginning. EINVAL: beyond the end, or private and writable. EACCES: a
  * writable mapping of a file not opened for writing, or any of one not opened
- * for reading. EAGAIN: the device is not ready; this call does not wait, because that would hold up all threads of the
- * process. Wait for IVSHMEM_VECTOR_STATE first. A revision 0 device that is
- * not ready any more after a reset keeps its mappings: what they access means
- * nothing until it is ready again.
+ * for reading. EAGAIN: the device is not ready; this call does not wait, because
+ * that would hold up all threads of the process. Wait for IVSHMEM_VECTOR_STATE
+ * first. A revision 0 device that is not ready any more after a reset keeps its
+ * mappings: what they access means nothing until it is ready again.
  *
  * open(): O_EXCL asks to be the only user: EBUSY when there is another, and
  * everybody else gets EBUSY until this file is closed.
