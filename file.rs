@@ -46,8 +46,10 @@ use crate::{
     LocalModule, //
 };
 use core::{
-    mem::offset_of,
-    ptr,
+    mem::{
+        self,
+        offset_of, //
+    },
     slice, //
 };
 use kernel::{
@@ -193,7 +195,7 @@ pub(crate) struct Opened {
 /// What a wait is for.
 enum Target<'a> {
     /// A vector or the state.
-    Source(&'a Arc<Source>, u32),
+    Source(&'a Source, u32),
     /// All that the file is subscribed to.
     Any,
 }
@@ -269,20 +271,28 @@ fn read_array<T: FromBytes + IntoBytes + Immutable + Copy>(
 
 impl Opened {
     /// The count of the target, if events of it come to this file.
+    #[inline]
     fn heard(&self, target: &Target<'_>) -> Option<u64> {
         match target {
-            Target::Source(source, abi::IVSHMEM_VECTOR_STATE) => Some(source.count()),
-            Target::Source(source, vector) => self.is_waited(*vector).then(|| source.count()),
-            Target::Any => {
-                let cursors = self.cursors.lock();
-                let counts = cursors
-                    .list
-                    .iter()
-                    .map(|cursor| cursor.source.source.count());
-                let sum = counts.reduce(u64::wrapping_add)?;
-                Some(sum.wrapping_add(cursors.offset))
-            }
+            Target::Source(source, vector) => self.hears(*vector).then(|| source.count()),
+            Target::Any => self.heard_by_subscription(),
         }
+    }
+
+    #[inline(never)]
+    fn heard_by_subscription(&self) -> Option<u64> {
+        let cursors = self.cursors.lock();
+        let counts = cursors
+            .list
+            .iter()
+            .map(|cursor| cursor.source.source.count());
+        let sum = counts.reduce(u64::wrapping_add)?;
+        Some(sum.wrapping_add(cursors.offset))
+    }
+
+    /// Whether events of the vector, or of the state, come to this file.
+    fn hears(&self, vector: u32) -> bool {
+        self.is_waited(vector) || vector == abi::IVSHMEM_VECTOR_STATE
     }
 
     fn is_waited(&self, vector: u32) -> bool {
@@ -347,6 +357,12 @@ impl Opened {
         result
     }
 
+    /// The same for a call that waits for one thing.
+    #[inline(never)]
+    fn listen_to(&self, target: Target<'_>) -> Result {
+        self.listen(&[Wanted { target, seen: 0 }])
+    }
+
     fn target(&self, vector: u32) -> Result<Target<'_>> {
         if vector == abi::IVSHMEM_VECTOR_ANY {
             return Ok(Target::Any);
@@ -367,24 +383,24 @@ impl Opened {
         mut look: impl FnMut() -> Option<Option<T>>,
     ) -> Result<T> {
         loop {
-            listen()?;
             let patience = timeout.patience()?;
-            let found = events::wait(queues, patience, || match self.device.is_gone() {
-                true => Some(Err(ENODEV)),
-                false => look().map(Ok),
+            let found = events::wait(queues, patience, || match look() {
+                None if self.device.is_gone() => Some(Err(ENODEV)),
+                found => found.map(Ok),
             });
             if matches!(found, Err(ERESTARTSYS) | Ok(Ok(None))) {
                 *timeout = timeout.kept(patience);
             }
-            if let Some(found) = found?? {
-                return Ok(found);
+            match found?? {
+                Some(found) => return Ok(found),
+                None => listen()?,
             }
         }
     }
 
     fn queue_of<'a>(&'a self, target: &Target<'a>) -> &'a WaitQueue {
         match target {
-            Target::Source(source, _) => (***source).as_ref(),
+            Target::Source(source, _) => (*source).as_ref(),
             Target::Any => (*self.queue).as_ref(),
         }
     }
@@ -476,6 +492,8 @@ impl Opened {
                     return uaccess::write(arg.wrapping_byte_add(WAIT_COUNT), &count);
                 }
             }
+        } else {
+            self.listen_to(self.target(call.vector)?)?;
         }
         self.ioctl_wait_slowly(arg, call, timeout)
     }
@@ -491,13 +509,23 @@ impl Opened {
             target: self.target(call.vector)?,
             seen: call.count,
         };
-        let mut queues = [Wait::new(self.queue_of(&wanted.target))];
+        let mut queue = Wait::new(self.queue_of(&wanted.target));
         let listen = || self.listen(slice::from_ref(&wanted));
-        let look = || match self.heard(&wanted.target) {
-            Some(count) if count == wanted.seen => None,
-            found => Some(found),
+        let look = || match &wanted.target {
+            Target::Source(source, vector) => {
+                // What has moved has been listened to; it does not matter whether it still is.
+                let count = source.count();
+                match count == wanted.seen {
+                    true => (!self.hears(*vector)).then_some(None),
+                    false => Some(Some(count)),
+                }
+            }
+            Target::Any => match self.heard_by_subscription() {
+                Some(count) if count == wanted.seen => None,
+                found => Some(found),
+            },
         };
-        match self.wait(&mut queues, &mut timeout, listen, look) {
+        match self.wait(slice::from_mut(&mut queue), &mut timeout, listen, look) {
             Ok(count) => uaccess::write(arg.wrapping_byte_add(WAIT_COUNT), &count),
             Err(ERESTARTSYS) => {
                 call.flags = timeout.flags();
@@ -524,15 +552,18 @@ impl Opened {
         }
         // Once on each queue, however often it is named: all of a queue is gone through when it is
         // woken.
-        let mut named = KVVec::with_capacity(wanted.len(), GFP_KERNEL_ACCOUNT)?;
-        for wanted in &wanted {
-            named.push(self.queue_of(&wanted.target), GFP_KERNEL_ACCOUNT)?;
-        }
-        named.sort_unstable_by_key(|queue| ptr::from_ref(*queue));
-        let mut queues = KVVec::with_capacity(named.len(), GFP_KERNEL_ACCOUNT)?;
-        for same in named.chunk_by(|queue, next| ptr::eq(*queue, *next)) {
-            if let Some(queue) = same.first() {
-                queues.push(Wait::new(queue), GFP_KERNEL_ACCOUNT)?;
+        let vectors = self.device.sources().vectors() as usize;
+        let mut named = KVVec::from_elem(false, vectors + 2, GFP_KERNEL_ACCOUNT)?;
+        let mut queues = KVVec::with_capacity(wanted.len(), GFP_KERNEL_ACCOUNT)?;
+        for (event, wanted) in events.iter().zip(&wanted) {
+            let place = match event.vector {
+                abi::IVSHMEM_VECTOR_ANY => vectors,
+                abi::IVSHMEM_VECTOR_STATE => vectors + 1,
+                vector => vector as usize,
+            };
+            if !mem::replace(named.get_mut(place).ok_or(EINVAL)?, true) {
+                let wait = Wait::new(self.queue_of(&wanted.target));
+                queues.push(wait, GFP_KERNEL_ACCOUNT)?;
             }
         }
         let listen = || self.listen(&wanted);
@@ -654,7 +685,7 @@ impl Opened {
             let _ = list.push_within_capacity(cursor);
         }
         old.for_each(end);
-        core::mem::swap(&mut cursors.list, &mut list);
+        mem::swap(&mut cursors.list, &mut list);
         cursors.next = 0;
         cursors.offset = cursors.offset.wrapping_add(ended).wrapping_sub(begun);
         drop(cursors);

@@ -13,7 +13,6 @@ use core::{
 };
 use kernel::{
     bindings,
-    error::to_result,
     ffi,
     prelude::*,
     sync::{
@@ -165,7 +164,9 @@ impl Sleeper<'_, '_> {
             let ret = unsafe {
                 bindings::prepare_to_wait_event(wait.queue.as_ptr(), wait.entry.get(), state)
             };
-            result = result.and(to_result(ret as ffi::c_int));
+            if ret != 0 {
+                result = Err(ERESTARTSYS);
+            }
         }
         result
     }
