@@ -347,7 +347,8 @@ impl Monitor {
         stream.set_read_timeout(Some(BOOT))?;
         let mut qmp = Qmp::new(Stream::new(BufReader::new(stream.try_clone()?), stream));
         // The greeting comes first; an end of file in its place would be a panic in there.
-        ensure!(!qmp.inner_mut().fill_buf()?.is_empty(), "no greeting");
+        let greeting = qmp.inner_mut().fill_buf().context("no greeting in time")?;
+        ensure!(!greeting.is_empty(), "no greeting");
         qmp.handshake()?;
         qmp.inner().get_ref_write().set_read_timeout(None)?;
         Ok(Monitor { qmp })
