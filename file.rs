@@ -271,7 +271,6 @@ fn read_array<T: FromBytes + IntoBytes + Immutable + Copy>(
 
 impl Opened {
     /// The count of the target, if events of it come to this file.
-    #[inline]
     fn heard(&self, target: &Target<'_>) -> Option<u64> {
         match target {
             Target::Source(source, vector) => self.hears(*vector).then(|| source.count()),
@@ -279,6 +278,7 @@ impl Opened {
         }
     }
 
+    /// The count of all subscriptions. Out of the way of who waits for one vector.
     #[inline(never)]
     fn heard_by_subscription(&self) -> Option<u64> {
         let cursors = self.cursors.lock();
@@ -357,7 +357,7 @@ impl Opened {
         result
     }
 
-    /// The same for a call that waits for one thing.
+    /// The same for a call that waits for one thing. Out of the way of who listens already.
     #[inline(never)]
     fn listen_to(&self, target: Target<'_>) -> Result {
         self.listen(&[Wanted { target, seen: 0 }])
@@ -370,8 +370,10 @@ impl Opened {
         Ok(Target::Source(self.device.sources().get(vector)?, vector))
     }
 
-    /// Waits until `look` finds something. It finds `None` if something has to be listened to
-    /// again, because somebody else with this file has unsubscribed from it.
+    /// Waits until `look` finds something. It finds `None` if something is not listened to: not
+    /// yet, or not any more, because somebody else with this file has unsubscribed from it.
+    ///
+    /// What came before the device went is told before that it has gone.
     ///
     /// If a signal ends the wait, `timeout` becomes the one to go on with.
     #[inline]

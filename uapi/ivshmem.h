@@ -16,7 +16,8 @@
  * - ENOTTY: not an ioctl of this interface. EFAULT: a bad pointer; what the
  *   call was to do has not been done, except where it says otherwise.
  * - ENODEV: the device is gone (unplugged or its driver unbound). This is
- *   final for the open file: sleepers wake with it, poll() reports
+ *   final for the open file: sleepers wake with it (unless what they wait for
+ *   has come just before, which is told first), poll() reports
  *   EPOLLERR | EPOLLHUP, and touching a mapping raises SIGBUS.
  * - EOPNOTSUPP: the device has no interrupts (ivshmem-plain).
  * - EINTR: a signal came while the call waited. ENOMEM: the kernel has no
